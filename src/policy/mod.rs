@@ -1,0 +1,9 @@
+//! The core: plain values in, plain values out.
+//!
+//! Nothing in this folder knows a clock, Redis, `async`, logging, or any other room of the crate; time arrives as a
+//! value. So every rule can be tried by a table, and the whole by a simulated world.
+
+pub mod entry;
+pub mod guard;
+pub mod ping;
+pub mod staleness;

@@ -1,0 +1,3 @@
+//! The Redis edge: a Store is one database of one master.
+
+pub mod connect;
