@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use super::duration::in_words;
+use super::entry::{Monotonic, Now, Timestamp};
 use super::staleness::Timing;
+use super::survey::Survey;
 
 /// Fewer heartbeats to a threshold than this are refused: the guards could not see an outage before the first living
 /// entry turned stale. Simulated with all hubs cut off: at 3 heartbeats 1,450 of 1,500 living entries went, at 5 none.
@@ -53,5 +56,212 @@ impl Default for Settings {
             silence_release: Some(Duration::from_secs(60 * 60)),
             max_evict_rate: Some(500),
         }
+    }
+}
+
+/// From this share of the recently living on, late at once, a source is in mass (Kubernetes' unhealthy-zone-threshold).
+const MASS_SHARE: (u64, u64) = (55, 100);
+
+/// Fewer late entries than this are no mass: a single office that lost its power.
+const MASS_MIN: u64 = 10;
+
+/// Below this many recent entries a silence is released earlier: the last users of a small deployment went home.
+const SMALL_SOURCE: u64 = 10;
+
+/// How long the silence of a small source lasts at most, unless two thresholds are longer.
+const SMALL_SILENCE: Duration = Duration::from_secs(15 * 60);
+
+/// The state of a source; what a metric and a report call it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Stale entries are evicted.
+    Normal,
+    /// No survey succeeded lately.
+    Blind,
+    /// After a continuity break.
+    Grace,
+    /// Nobody pings.
+    Silent,
+    /// Most of those recently alive went missing at once.
+    Mass,
+}
+
+impl State {
+    /// Every state, in the order of precedence: of several reasons to hold the first is shown.
+    pub const ALL: [Self; 5] = [Self::Blind, Self::Grace, Self::Silent, Self::Mass, Self::Normal];
+
+    /// The name in metrics and reports.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Normal => "normal",
+            Self::Blind => "blind",
+            Self::Grace => "grace",
+            Self::Silent => "silent",
+            Self::Mass => "mass",
+        }
+    }
+}
+
+/// Why a source evicts nothing, and what ends that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// The reason.
+    pub state: State,
+    /// The reason in a sentence.
+    pub why: String,
+    /// When it ends by itself at the latest, if it does.
+    pub ends: Option<Monotonic>,
+    /// What ends it, in words.
+    pub ends_with: String,
+}
+
+/// Which guards an operator lifted for one run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lifted {
+    /// Evict although nobody pings.
+    pub silent: bool,
+    /// Evict although most went missing at once.
+    pub mass: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Silence {
+    since: Monotonic,
+    newest: Timestamp,
+    small: bool,
+    released: bool,
+}
+
+/// What a survey changed about the guards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The source fell silent.
+    FellSilent,
+    /// The silence was released by time.
+    Released,
+    /// A ping ended the silence: a continuity break of its source.
+    SpokeAgain,
+    /// Mass tripped.
+    Mass,
+}
+
+/// The guards of one source (E5). They watch the flow of heartbeats, not the stock of stale entries: an outage shows
+/// minutes before the first living entry could turn stale.
+#[derive(Clone, Debug)]
+pub struct Guard {
+    timing: Timing,
+    silence_release: Option<Duration>,
+    silence: Option<Silence>,
+    /// Live entries when somebody was last heard; none before.
+    recent: Option<u64>,
+    mass_until: Option<Monotonic>,
+    lifted: Lifted,
+}
+
+impl Guard {
+    /// Guards that have seen nothing yet.
+    pub fn new(timing: Timing, settings: &Settings, lifted: Lifted) -> Self {
+        Self {
+            timing,
+            silence_release: settings.silence_release,
+            silence: None,
+            recent: None,
+            mass_until: None,
+            lifted,
+        }
+    }
+
+    /// Takes in what a survey that ended at `now` saw.
+    pub fn observe(&mut self, survey: &Survey, now: Now) -> Vec<Change> {
+        let mut changes = Vec::new();
+        changes.extend(self.observe_silence(survey, now));
+        if self.observe_mass(survey, now.mono) {
+            changes.push(Change::Mass);
+        }
+        changes
+    }
+
+    /// Only a time under unbroken sight proves anything about a silence: a break lets it begin anew.
+    pub fn continuity_broke(&mut self, now: Monotonic) {
+        if let Some(silence) = self.silence.as_mut().filter(|silence| !silence.released) {
+            silence.since = now;
+        }
+    }
+
+    fn observe_silence(&mut self, survey: &Survey, now: Now) -> Option<Change> {
+        let Some(newest) = survey.newest else {
+            self.silence = None;
+            return None;
+        };
+        if now.server.minus(self.timing.late_after()) < newest {
+            self.recent = Some(survey.live());
+            return self.silence.take().map(|_| Change::SpokeAgain);
+        }
+        match &mut self.silence {
+            None => {
+                // One that began out of our sight may have left nobody live: then the stale could all have been.
+                let recent = self.recent.unwrap_or(survey.live() + survey.stale).max(survey.live());
+                let small = recent < SMALL_SOURCE;
+                self.silence = Some(Silence { since: now.mono, newest, small, released: false });
+                Some(Change::FellSilent)
+            }
+            Some(known) => {
+                known.newest = newest;
+                let silence = *known;
+                let released = !silence.released && self.release_of(&silence).is_some_and(|at| now.mono >= at);
+                self.silence = Some(Silence { released: silence.released || released, ..silence });
+                released.then_some(Change::Released)
+            }
+        }
+    }
+
+    fn observe_mass(&mut self, survey: &Survey, now: Monotonic) -> bool {
+        let (share, whole) = MASS_SHARE;
+        let mass = survey.late >= MASS_MIN && survey.late * whole >= survey.live() * share;
+        let was = self.mass_until.is_some_and(|until| now < until);
+        if mass {
+            self.mass_until = Some(now.plus(self.timing.threshold * 2));
+        }
+        mass && !was
+    }
+
+    fn release_of(&self, silence: &Silence) -> Option<Monotonic> {
+        let release = self.silence_release?;
+        let release = if silence.small { release.min(SMALL_SILENCE) } else { release };
+        Some(silence.since.plus(release.max(self.timing.threshold * 2)))
+    }
+
+    /// Why nothing of this source may go at `now`; none if it may.
+    pub fn hold(&self, now: Now) -> Option<Hold> {
+        self.silent(now).or_else(|| self.mass(now.mono))
+    }
+
+    fn silent(&self, now: Now) -> Option<Hold> {
+        let silence = self.silence.filter(|silence| !silence.released && !self.lifted.silent)?;
+        let quiet = Duration::from_millis(now.server.millis_since(silence.newest).max(0).unsigned_abs());
+        let ends = self.release_of(&silence);
+        Some(Hold {
+            state: State::Silent,
+            why: format!(
+                "nobody has pinged for {}; with a heartbeat_interval of {} that looks like hubs cut off from Redis",
+                in_words(quiet),
+                in_words(self.timing.heartbeat_interval)
+            ),
+            ends,
+            ends_with: match ends {
+                Some(_) => "the next ping, else released by time".into(),
+                None => "the next ping (silence_release is \"never\")".into(),
+            },
+        })
+    }
+
+    fn mass(&self, now: Monotonic) -> Option<Hold> {
+        let until = self.mass_until.filter(|until| now < *until && !self.lifted.mass)?;
+        Some(Hold {
+            state: State::Mass,
+            why: "most of the recently living entries went late at once".into(),
+            ends: Some(until),
+            ends_with: "two thresholds after the last survey that saw it".into(),
+        })
     }
 }

@@ -3,7 +3,15 @@
 //! Nothing in this folder knows a clock, Redis, `async`, logging, or any other room of the crate; time arrives as a
 //! value. So every rule can be tried by a table, and the whole by a simulated world.
 
+pub mod continuity;
+pub mod duration;
 pub mod entry;
 pub mod guard;
+pub mod outcome;
+pub mod pace;
 pub mod ping;
+pub mod rule;
+pub mod schedule;
 pub mod staleness;
+pub mod survey;
+pub mod watch;

@@ -43,6 +43,12 @@ impl Timing {
         self.threshold.saturating_sub(self.heartbeat_interval * 4)
     }
 
+    /// A last ping later than `now` by more than this is no sign of life of its source: a dead entry of a hub whose clock
+    /// is ahead would hide a silence for that long, and it must show a heartbeat before the first living entry is stale.
+    pub fn sign_of_life_until(&self, now: Timestamp) -> Timestamp {
+        now.plus(self.threshold.saturating_sub(self.heartbeat_interval * 5).min(FUTURE_TOLERANCE))
+    }
+
     /// Where an entry whose last ping is `at` stands at `now`.
     pub fn judge(&self, at: Timestamp, now: Timestamp) -> Freshness {
         if at > now.plus(FUTURE_TOLERANCE) {
@@ -93,6 +99,18 @@ mod tests {
         check(-60_000, Freshness::Fresh);
         check(-60_001, Freshness::Future);
         check(i64::MAX / 2, Freshness::Stale);
+    }
+
+    #[test]
+    fn a_clock_ahead_is_a_sign_of_life_only_as_long_as_a_silence_shows_in_time() {
+        let until = |threshold, heartbeat| {
+            let [threshold, heartbeat_interval] = [threshold, heartbeat].map(Duration::from_secs);
+            let now = Timestamp::from_millis(1_800_000_000_000);
+            Timing { threshold, heartbeat_interval }.sign_of_life_until(now).millis_since(now)
+        };
+        assert_eq!(until(300, 30), 60_000, "by default the whole tolerance");
+        assert_eq!(until(60, 6), 30_000);
+        assert_eq!(until(50, 10), 0, "none where there is no room");
     }
 
     #[test]

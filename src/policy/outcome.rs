@@ -1,0 +1,102 @@
+//! What became of the entries of a strike.
+
+/// What became of one entry. Only what Redis confirmed is an eviction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// Removed with its companions.
+    Evicted,
+    /// Left alone because the evidence had changed, nearly always by a ping in between.
+    Spared,
+    /// Not there any more.
+    Gone,
+    /// Left whole, because something in the way would have stopped the script half-way.
+    Blocked(Blocked),
+    /// The command ran outside its window and did nothing.
+    TooLate,
+    /// The reply was lost: evicted or not, the next survey tells.
+    Unknown,
+}
+
+/// Why an entry was left whole: the label values of a metric and the keys of a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Blocked {
+    /// A key holds another type than the action on it needs.
+    WrongType,
+    /// Our user may not run a command, or touch a key.
+    Permission,
+    /// Redis refuses writes, being out of memory.
+    Oom,
+    /// Redis refuses writes: a replica, or a master that lost its disk or its replicas.
+    ReadOnly,
+    /// Redis answered with another error.
+    Other,
+}
+
+impl Blocked {
+    /// Every reason, in the order of [`Self::index`].
+    pub const ALL: [Self; 5] = [Self::WrongType, Self::Permission, Self::Oom, Self::ReadOnly, Self::Other];
+
+    /// The name in metrics and reports.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::WrongType => "wrong_type",
+            Self::Permission => "permission",
+            Self::Oom => "oom",
+            Self::ReadOnly => "readonly",
+            Self::Other => "other",
+        }
+    }
+
+    /// The place in [`Self::ALL`].
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// Outcomes, counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcomes {
+    /// [`Outcome::Evicted`]
+    pub evicted: u64,
+    /// [`Outcome::Spared`]
+    pub spared: u64,
+    /// [`Outcome::Gone`]
+    pub gone: u64,
+    /// [`Outcome::TooLate`]
+    pub too_late: u64,
+    /// [`Outcome::Unknown`]
+    pub unknown: u64,
+    /// [`Outcome::Blocked`], by [`Blocked::index`].
+    pub blocked: [u64; Blocked::ALL.len()],
+}
+
+impl Outcomes {
+    /// Counts one.
+    pub fn add(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Evicted => self.evicted += 1,
+            Outcome::Spared => self.spared += 1,
+            Outcome::Gone => self.gone += 1,
+            Outcome::TooLate => self.too_late += 1,
+            Outcome::Unknown => self.unknown += 1,
+            Outcome::Blocked(why) => self.blocked[why.index()] += 1,
+        }
+    }
+
+    /// Adds those of another strike.
+    pub fn merge(&mut self, other: &Self) {
+        self.evicted += other.evicted;
+        self.spared += other.spared;
+        self.gone += other.gone;
+        self.too_late += other.too_late;
+        self.unknown += other.unknown;
+        for (mine, theirs) in self.blocked.iter_mut().zip(other.blocked) {
+            *mine += theirs;
+        }
+    }
+
+    /// Entries left whole, whatever the reason.
+    pub fn blocked_total(&self) -> u64 {
+        self.blocked.iter().sum()
+    }
+}

@@ -1,0 +1,267 @@
+//! What one look at everything in a source saw: counts, ages, newest, and who may be due before the next look.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::entry::{EntryId, Mark, Monotonic, Now, Timestamp};
+use super::ping::{Unit, Unreadable};
+use super::staleness::{Freshness, Timing};
+
+/// How many candidates one survey keeps (about 20 MB of ids); the rest is counted `unwatched` and left to the next.
+pub const MAX_CANDIDATES: usize = 200_000;
+
+/// How many of the oldest stale entries a survey remembers for a report.
+pub const LISTED: usize = 100;
+
+/// An entry older than `watch_from`: it may be due before the next survey.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Which entry.
+    pub id: EntryId,
+    /// What must stand still until the strike.
+    pub mark: Mark,
+    /// When it last pinged.
+    pub last_ping: Timestamp,
+    /// When we read that.
+    pub seen: Monotonic,
+}
+
+/// One time as read: the last ping and how it was written, or why it can't be judged.
+pub type Judged = Result<(Timestamp, Unit), Unreadable>;
+
+/// What one look at everything saw.
+#[derive(Clone, Debug)]
+pub struct Survey {
+    timing: Timing,
+    /// Live entries younger than three heartbeats.
+    pub fresh: u64,
+    /// Live entries from three heartbeats on.
+    pub late: u64,
+    /// Entries at or over the threshold.
+    pub stale: u64,
+    /// Entries whose last ping lies ahead of server time by more than the tolerance.
+    pub future: u64,
+    /// Entries that can't be judged, by [`Unreadable::index`].
+    pub unreadable: [u64; Unreadable::ALL.len()],
+    /// Readable times by how they were written, by [`Unit::index`].
+    pub times: [u64; Unit::ALL.len()],
+    /// The newest last ping, those left out that are too far ahead to be a sign of life.
+    pub newest: Option<Timestamp>,
+    /// The oldest last ping.
+    pub oldest: Option<Timestamp>,
+    /// Ages of live and stale entries.
+    pub ages: Ages,
+    /// Those that may be due before the next survey.
+    pub candidates: Vec<Candidate>,
+    /// Candidates beyond [`MAX_CANDIDATES`].
+    pub unwatched: u64,
+    /// The oldest stale entries, oldest first, at most [`LISTED`].
+    pub oldest_stale: BTreeSet<(Timestamp, EntryId)>,
+}
+
+impl Survey {
+    /// A survey that has seen nothing yet.
+    pub fn new(timing: Timing) -> Self {
+        Self {
+            timing,
+            fresh: 0,
+            late: 0,
+            stale: 0,
+            future: 0,
+            unreadable: Default::default(),
+            times: Default::default(),
+            newest: None,
+            oldest: None,
+            ages: Ages::new(&timing),
+            candidates: Vec::new(),
+            unwatched: 0,
+            oldest_stale: BTreeSet::new(),
+        }
+    }
+
+    /// Counts one entry, read at `now`; `id` is asked for only if the entry is kept.
+    pub fn observe(&mut self, judged: Judged, mark: Mark, now: Now, id: impl FnOnce() -> EntryId) {
+        let (last_ping, unit) = match judged {
+            Ok(ping) => ping,
+            Err(why) => {
+                self.unreadable[why.index()] += 1;
+                return;
+            }
+        };
+        self.times[unit.index()] += 1;
+        let freshness = self.timing.judge(last_ping, now.server);
+        self.count(freshness, 1);
+        if freshness == Freshness::Future {
+            return;
+        }
+        if last_ping <= self.timing.sign_of_life_until(now.server) {
+            self.saw(last_ping);
+        }
+        self.ages.add(now.server.millis_since(last_ping), 1);
+        if last_ping <= now.server.minus(self.timing.watch_from()) {
+            self.keep(Candidate { id: id(), mark, last_ping, seen: now.mono }, freshness);
+        }
+    }
+
+    /// Adds `count` entries that stand at `freshness`.
+    pub fn count(&mut self, freshness: Freshness, count: u64) {
+        match freshness {
+            Freshness::Fresh => self.fresh += count,
+            Freshness::Late => self.late += count,
+            Freshness::Stale => self.stale += count,
+            Freshness::Future => self.future += count,
+        }
+    }
+
+    /// Notes a last ping that is a sign of life, or was one.
+    pub fn saw(&mut self, last_ping: Timestamp) {
+        self.newest = self.newest.max(Some(last_ping));
+        self.oldest = Some(self.oldest.map_or(last_ping, |oldest| oldest.min(last_ping)));
+    }
+
+    /// Keeps an entry that may be due before the next survey.
+    pub fn keep(&mut self, candidate: Candidate, freshness: Freshness) {
+        if freshness == Freshness::Stale {
+            self.list(candidate.last_ping, &candidate.id);
+        }
+        if self.candidates.len() < MAX_CANDIDATES {
+            self.candidates.push(candidate);
+        } else {
+            self.unwatched += 1;
+        }
+    }
+
+    fn list(&mut self, last_ping: Timestamp, id: &EntryId) {
+        let younger_than_all = self.oldest_stale.last().is_some_and(|(youngest, _)| last_ping > *youngest);
+        if self.oldest_stale.len() == LISTED && younger_than_all {
+            return;
+        }
+        self.oldest_stale.insert((last_ping, id.clone()));
+        if self.oldest_stale.len() > LISTED {
+            self.oldest_stale.pop_last();
+        }
+    }
+
+    /// Stale entries that lack nothing but time: what a real run would evict sooner or later.
+    pub fn would_evict(&self) -> u64 {
+        self.stale
+    }
+
+    /// Entries below the threshold.
+    pub fn live(&self) -> u64 {
+        self.fresh + self.late
+    }
+
+    /// Entries that can't be judged, whatever the reason.
+    pub fn unreadable_total(&self) -> u64 {
+        self.unreadable.iter().sum()
+    }
+
+    /// Everything that was seen.
+    pub fn population(&self) -> u64 {
+        self.live() + self.stale + self.future + self.unreadable_total()
+    }
+}
+
+/// How many entries have reached which age.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ages {
+    edges: Vec<Duration>,
+    counts: Vec<u64>,
+}
+
+impl Ages {
+    /// No entries yet; the edges follow the heartbeat up to the threshold, then the calendar.
+    pub fn new(timing: &Timing) -> Self {
+        const MINUTE: u64 = 60;
+        const DAY: u64 = 24 * 60 * MINUTE;
+        let heartbeat = timing.heartbeat_interval;
+        let near = [heartbeat, heartbeat * 2, heartbeat * 3, timing.threshold / 2, timing.threshold];
+        let far = [10 * MINUTE, 60 * MINUTE, 6 * 60 * MINUTE, DAY, 7 * DAY, 30 * DAY].map(Duration::from_secs);
+        let mut edges: Vec<Duration> =
+            near.into_iter().chain(far.into_iter().filter(|edge| *edge > timing.threshold)).collect();
+        edges.sort_unstable();
+        edges.dedup();
+        let counts = vec![0; edges.len() + 1];
+        Self { edges, counts }
+    }
+
+    /// Adds `count` entries of one age; a negative age (a clock within tolerance ahead) is none.
+    pub fn add(&mut self, age_ms: i64, count: u64) {
+        let age = Duration::from_millis(age_ms.max(0).unsigned_abs());
+        let bucket = self.edges.partition_point(|edge| *edge < age);
+        self.counts[bucket] += count;
+    }
+
+    /// The buckets, youngest first: upper edge (none: no limit) and how many lie in it and in no younger one.
+    pub fn buckets(&self) -> impl Iterator<Item = (Option<Duration>, u64)> + '_ {
+        self.edges.iter().map(|edge| Some(*edge)).chain([None]).zip(self.counts.iter().copied())
+    }
+
+    /// The upper edges, youngest first.
+    pub fn edges(&self) -> &[Duration] {
+        &self.edges
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMING: Timing = Timing { threshold: Duration::from_secs(300), heartbeat_interval: Duration::from_secs(30) };
+    const NOW: Now =
+        Now { server: Timestamp::from_millis(1_800_000_000_000), mono: Monotonic::from_start(Duration::from_secs(9)) };
+
+    fn survey(ages_ms: &[i64]) -> Survey {
+        let mut survey = Survey::new(TIMING);
+        for (n, age) in ages_ms.iter().enumerate() {
+            let at = Timestamp::from_millis(NOW.server.millis() - age);
+            survey.observe(Ok((at, Unit::UnixMs)), Mark::of([]), NOW, || EntryId::key(n.to_string().into_bytes()));
+        }
+        survey
+    }
+
+    #[test]
+    fn every_entry_is_counted_once() {
+        let mut survey = survey(&[0, 89_999, 90_000, 299_999, 300_000, 900_000, -60_001]);
+        survey.observe(Err(Unreadable::Missing), Mark::of([]), NOW, || unreachable!("not kept"));
+        assert_eq!((survey.fresh, survey.late, survey.stale, survey.future), (2, 2, 2, 1));
+        assert_eq!((survey.unreadable_total(), survey.population()), (1, 8));
+        assert_eq!(survey.ages.buckets().map(|(_, count)| count).sum::<u64>(), 6, "live and stale");
+    }
+
+    #[test]
+    fn the_future_is_no_sign_of_life() {
+        let survey = survey(&[400_000, -70_000]);
+        assert_eq!(survey.newest, Some(Timestamp::from_millis(NOW.server.millis() - 400_000)));
+    }
+
+    #[test]
+    fn candidates_are_those_from_watch_from_on() {
+        let ids: Vec<_> = survey(&[179_999, 180_000, 299_999, 300_000]).candidates.into_iter().map(|c| c.id).collect();
+        assert_eq!(ids, ["1", "2", "3"].map(|id| EntryId::key(id.as_bytes())));
+    }
+
+    #[test]
+    fn the_oldest_stale_are_listed_whatever_the_order_of_reading() {
+        let ages: Vec<i64> = (0..500).map(|n| 300_000 + (n * 7_919) % 500 * 1_000).collect();
+        let listed = survey(&ages).oldest_stale;
+        assert_eq!(listed.len(), LISTED);
+        let oldest = listed.iter().map(|(at, _)| NOW.server.millis_since(*at)).min();
+        assert_eq!(oldest, Some(300_000 + 400_000), "the hundred oldest of five hundred");
+    }
+
+    #[test]
+    fn an_age_lies_in_the_first_bucket_whose_edge_it_does_not_pass() {
+        let mut ages = Ages::new(&TIMING);
+        for age in [-5, 0, 30_000, 30_001, 300_000, 300_001, i64::MAX] {
+            ages.add(age, 1);
+        }
+        let at = |edge| ages.buckets().find(|(bucket, _)| *bucket == edge).map(|(_, count)| count);
+        assert_eq!(at(Some(Duration::from_secs(30))), Some(3));
+        assert_eq!(at(Some(Duration::from_secs(60))), Some(1));
+        assert_eq!(at(Some(Duration::from_secs(300))), Some(1));
+        assert_eq!(at(Some(Duration::from_secs(600))), Some(1));
+        assert_eq!(at(None), Some(1));
+    }
+}

@@ -1,0 +1,245 @@
+//! Marks seen before, since when, and the next deadline (E3).
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use super::entry::{EntryId, Mark, Monotonic, Now, Timestamp};
+use super::staleness::Timing;
+use super::survey::Candidate;
+
+/// What we remember of an entry that may be due before the next survey.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watched {
+    /// The mark of the first look, and of every look since.
+    pub mark: Mark,
+    /// When it last pinged, as read.
+    pub last_ping: Timestamp,
+    /// When we first saw this mark.
+    pub since: Monotonic,
+    /// When it is to be struck, or looked at again.
+    pub due: Monotonic,
+    /// The reasons it was already counted as skipped for: one count a mark, not one a sweep.
+    counted: u8,
+}
+
+/// The entries of one source older than `watch_from`.
+#[derive(Clone, Debug, Default)]
+pub struct Watch {
+    entries: HashMap<EntryId, Watched>,
+    queue: BTreeSet<(Monotonic, EntryId)>,
+    closed: bool,
+}
+
+impl Watch {
+    /// Takes in the candidates of a survey that ended at `now`. Those it no longer names have pinged or gone; unless it
+    /// could not keep them all.
+    pub fn observe(&mut self, candidates: Vec<Candidate>, kept_all: bool, now: Now, timing: &Timing) {
+        if kept_all {
+            let named: HashSet<&EntryId> = candidates.iter().map(|candidate| &candidate.id).collect();
+            let gone: Vec<EntryId> = self.entries.keys().filter(|id| !named.contains(id)).cloned().collect();
+            for id in gone {
+                self.forget(&id);
+            }
+        }
+        for candidate in candidates {
+            self.see(candidate, now, timing);
+        }
+    }
+
+    fn see(&mut self, candidate: Candidate, now: Now, timing: &Timing) {
+        match self.entries.get(&candidate.id) {
+            Some(known) if known.mark == candidate.mark => {}
+            None if self.closed => {}
+            _ => {
+                let stale_at = now.when(candidate.last_ping.plus(timing.threshold));
+                let due = stale_at.max(candidate.seen.plus(timing.confirm_for()));
+                let Candidate { id, mark, last_ping, seen: since } = candidate;
+                self.put(id, Watched { mark, last_ping, since, due, counted: 0 });
+            }
+        }
+    }
+
+    fn put(&mut self, id: EntryId, watched: Watched) {
+        self.forget(&id);
+        self.queue.insert((watched.due, id.clone()));
+        self.entries.insert(id, watched);
+    }
+
+    /// What is remembered of an entry.
+    pub fn get(&self, id: &EntryId) -> Option<&Watched> {
+        self.entries.get(id)
+    }
+
+    /// Stops watching an entry.
+    pub fn forget(&mut self, id: &EntryId) {
+        if let Some(known) = self.entries.remove(id) {
+            self.queue.remove(&(known.due, id.clone()));
+        }
+    }
+
+    /// Forgets everything: after a break on the server's side no earlier look counts.
+    pub fn clear(&mut self) {
+        self.entries.clear();
+        self.queue.clear();
+    }
+
+    /// Looks at an entry again no earlier than `until`.
+    pub fn postpone(&mut self, id: &EntryId, until: Monotonic) {
+        if let Some(known) = self.entries.get(id).copied() {
+            self.put(id.clone(), Watched { due: until, ..known });
+        }
+    }
+
+    /// The first `limit` entries that are due at `now`, longest due first.
+    pub fn due(&self, now: Monotonic, limit: usize) -> Vec<EntryId> {
+        self.queue.iter().take_while(|(due, _)| *due <= now).take(limit).map(|(_, id)| id.clone()).collect()
+    }
+
+    /// When the next entry is due.
+    pub fn next_due(&self) -> Option<Monotonic> {
+        self.queue.first().map(|(due, _)| *due)
+    }
+
+    /// Keeps only what is stale at `now` and takes in nothing more: the candidates of a single run.
+    pub fn close(&mut self, now: Timestamp, timing: &Timing) {
+        let stale_before = now.minus(timing.threshold);
+        let live: Vec<EntryId> =
+            self.entries.iter().filter(|(_, known)| known.last_ping > stale_before).map(|(id, _)| id.clone()).collect();
+        for id in live {
+            self.forget(&id);
+        }
+        self.closed = true;
+    }
+
+    /// Whether it takes in nothing more: a single run gives each entry one strike.
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// How many entries are watched.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether nothing is watched.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// How many watched entries of age threshold or more at `now` were not counted for `reason` before; counts them.
+    pub fn count_stale_once(&mut self, reason: u8, now: Timestamp, timing: &Timing) -> u64 {
+        let stale_before = now.minus(timing.threshold);
+        let bit = 1 << reason;
+        let mut newly = 0;
+        for known in self.entries.values_mut() {
+            if known.last_ping <= stale_before && known.counted & bit == 0 {
+                known.counted |= bit;
+                newly += 1;
+            }
+        }
+        newly
+    }
+
+    /// Whether an entry was not counted for `reason` before; counts it.
+    pub fn count_once(&mut self, id: &EntryId, reason: u8) -> bool {
+        let bit = 1 << reason;
+        self.entries.get_mut(id).is_some_and(|known| {
+            let newly = known.counted & bit == 0;
+            known.counted |= bit;
+            newly
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const TIMING: Timing = Timing { threshold: Duration::from_secs(300), heartbeat_interval: Duration::from_secs(30) };
+
+    fn at(seconds: u64) -> Now {
+        let since = Duration::from_secs(seconds);
+        Now { server: Timestamp::from_millis(1_800_000_000_000).plus(since), mono: Monotonic::from_start(since) }
+    }
+
+    fn id(name: &str) -> EntryId {
+        EntryId::key(name.as_bytes())
+    }
+
+    fn candidate(name: &str, age: u64, now: Now) -> Candidate {
+        let last_ping = now.server.minus(Duration::from_secs(age));
+        Candidate {
+            id: id(name),
+            mark: Mark::of([Some(&last_ping.millis().to_be_bytes()[..])]),
+            last_ping,
+            seen: now.mono,
+        }
+    }
+
+    fn watching(candidates: Vec<Candidate>, now: Now) -> Watch {
+        let mut watch = Watch::default();
+        watch.observe(candidates, true, now, &TIMING);
+        watch
+    }
+
+    #[test]
+    fn g4_an_entry_is_due_at_its_threshold_and_not_before_it_was_confirmed() {
+        let due = |age| watching(vec![candidate("a", age, at(0))], at(0)).next_due();
+        assert_eq!(due(200), Some(at(100).mono), "at the threshold");
+        assert_eq!(due(250), Some(at(90).mono), "confirmed three heartbeats later");
+        assert_eq!(due(86_400), Some(at(90).mono), "however old");
+    }
+
+    #[test]
+    fn g4_a_new_mark_starts_anew() {
+        let mut watch = watching(vec![candidate("a", 400, at(0))], at(0));
+        watch.observe(vec![candidate("a", 430, at(30))], true, at(30), &TIMING);
+        assert_eq!(watch.next_due(), Some(at(90).mono), "the same ping, seen again");
+        watch.observe(vec![candidate("a", 430, at(60))], true, at(60), &TIMING);
+        assert_eq!(watch.next_due(), Some(at(150).mono), "a ping written in the past is a ping");
+    }
+
+    #[test]
+    fn what_a_survey_no_longer_names_is_forgotten_unless_it_could_not_keep_all() {
+        let mut watch = watching(vec![candidate("a", 400, at(0)), candidate("b", 400, at(0))], at(0));
+        watch.observe(vec![candidate("b", 430, at(30))], false, at(30), &TIMING);
+        assert_eq!(watch.len(), 2);
+        watch.observe(vec![candidate("b", 430, at(30))], true, at(30), &TIMING);
+        assert_eq!(watch.due(at(90).mono, 10), [id("b")]);
+    }
+
+    #[test]
+    fn due_entries_come_longest_due_first_and_at_most_so_many() {
+        let now = at(0);
+        let watch = watching(vec![candidate("c", 205, now), candidate("a", 201, now), candidate("b", 209, now)], now);
+        assert_eq!(watch.due(at(99).mono, 2), [id("b"), id("c")]);
+        assert_eq!(watch.due(at(90).mono, 2), []);
+    }
+
+    #[test]
+    fn a_postponed_entry_keeps_what_is_known_of_it() {
+        let mut watch = watching(vec![candidate("a", 400, at(0))], at(0));
+        watch.postpone(&id("a"), at(500).mono);
+        assert_eq!(watch.get(&id("a")).map(|known| (known.since, known.due)), Some((at(0).mono, at(500).mono)));
+        assert!(watch.due(at(499).mono, 10).is_empty());
+    }
+
+    #[test]
+    fn a_closed_watch_takes_in_nothing_more() {
+        let mut watch = watching(vec![candidate("stale", 300, at(0)), candidate("late", 299, at(0))], at(0));
+        watch.close(at(0).server, &TIMING);
+        watch.observe(vec![candidate("stale", 330, at(30)), candidate("new", 900, at(30))], true, at(30), &TIMING);
+        assert_eq!((watch.len(), watch.get(&id("stale")).is_some()), (1, true));
+    }
+
+    #[test]
+    fn an_entry_is_counted_once_a_mark_and_reason() {
+        let mut watch = watching(vec![candidate("a", 300, at(0)), candidate("late", 299, at(0))], at(0));
+        assert_eq!(watch.count_stale_once(0, at(0).server, &TIMING), 1);
+        assert_eq!(watch.count_stale_once(0, at(0).server, &TIMING), 0);
+        assert_eq!(watch.count_stale_once(1, at(0).server, &TIMING), 1);
+        assert!(!watch.count_once(&id("a"), 1));
+        assert!(watch.count_once(&id("a"), 2));
+    }
+}
