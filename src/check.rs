@@ -1,0 +1,116 @@
+//! What a checked configuration comes to: the settings in force, and the times that follow from them.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use crate::config::{Config, SourceConfig};
+use crate::policy::duration::in_words;
+use crate::store::connect::Endpoint;
+use crate::store::tls;
+
+#[derive(Serialize)]
+struct Document<'a> {
+    schema_version: u32,
+    valid: bool,
+    redis: String,
+    database: u16,
+    listen: Option<String>,
+    warnings: Vec<String>,
+    sources: Vec<Source<'a>>,
+}
+
+#[derive(Serialize)]
+struct Source<'a> {
+    name: &'a str,
+    entries: String,
+    database: u16,
+    format: &'static str,
+    dry_run: bool,
+    threshold_ms: u128,
+    heartbeat_interval_ms: u128,
+    survey_interval_ms: u128,
+    confirm_for_ms: u128,
+    silent_after_ms: u128,
+    companions: Vec<&'a str>,
+}
+
+/// Writes one JSON document and a line break.
+///
+/// # Errors
+/// Whatever the writer says; a closed pipe is for the caller to pass over.
+pub fn write_json(config: &Config, out: &mut dyn Write) -> io::Result<()> {
+    let document = Document {
+        schema_version: 1,
+        valid: true,
+        redis: config.redis.endpoint.to_string(),
+        database: config.redis.db,
+        listen: config.server.listen.map(|address| address.to_string()),
+        warnings: config.warnings.iter().map(ToString::to_string).collect(),
+        sources: config.sources.iter().map(source).collect(),
+    };
+    serde_json::to_writer_pretty(&mut *out, &document)?;
+    writeln!(out)
+}
+
+fn source(config: &SourceConfig) -> Source<'_> {
+    let (source, timing) = (&config.source, &config.timing);
+    Source {
+        name: &source.name,
+        entries: source.container.describe(),
+        database: config.db,
+        format: source.format.as_str(),
+        dry_run: config.dry_run,
+        threshold_ms: timing.threshold.as_millis(),
+        heartbeat_interval_ms: timing.heartbeat_interval.as_millis(),
+        survey_interval_ms: timing.survey_interval().as_millis(),
+        confirm_for_ms: timing.confirm_for().as_millis(),
+        silent_after_ms: timing.late_after().as_millis(),
+        companions: source.companions.iter().map(|action| action.text.as_str()).collect(),
+    }
+}
+
+fn tls(config: &Config) -> Option<&tls::Settings> {
+    match &config.redis.endpoint {
+        Endpoint::Tls { tls, .. } => Some(tls),
+        Endpoint::Tcp { .. } | Endpoint::Unix(_) => None,
+    }
+}
+
+/// Writes a few lines a source for a person.
+///
+/// # Errors
+/// Whatever the writer says; a closed pipe is for the caller to pass over.
+pub fn write_text(config: &Config, out: &mut dyn Write) -> io::Result<()> {
+    let listen = config.server.listen.map_or_else(|| "off".into(), |address| address.to_string());
+    writeln!(out, "redis {}, database {}; endpoints {listen}", config.redis.endpoint, config.redis.db)?;
+    if let Some(tls) = tls(config) {
+        let roots = tls.ca_file.as_ref().map_or("the CAs of this system".into(), |path| path.display().to_string());
+        let name = tls.server_name.as_ref().map(|name| format!(" as {name}")).unwrap_or_default();
+        let ours = tls.identity.as_ref().map_or("none".into(), |files| files.cert_file.display().to_string());
+        writeln!(out, "  verified{name} by {roots}; our own certificate: {ours}")?;
+    }
+    for SourceConfig { source, db, timing, dry_run, .. } in &config.sources {
+        let dry_run = if *dry_run { ", dry run" } else { "" };
+        let database = if *db == config.redis.db { String::new() } else { format!(", database {db}") };
+        let (entries, format) = (source.container.describe(), source.format.as_str());
+        writeln!(out, "source {}: {entries}{database}, times {format}{dry_run}", source.name)?;
+        let [threshold, heartbeat, survey, confirm, silent] = [
+            timing.threshold,
+            timing.heartbeat_interval,
+            timing.survey_interval(),
+            timing.confirm_for(),
+            timing.late_after(),
+        ]
+        .map(in_words);
+        writeln!(out, "  stale from {threshold} on, with a heartbeat every {heartbeat}: surveyed every {survey};")?;
+        writeln!(
+            out,
+            "  struck after the same ping was seen for {confirm}; held as silent when nobody pinged for {silent}"
+        )?;
+        for companion in &source.companions {
+            writeln!(out, "  goes with an entry: {}", companion.text)?;
+        }
+    }
+    writeln!(out, "The configuration is valid.")
+}

@@ -1,0 +1,556 @@
+//! What a person can type.
+//!
+//! Flags only become overrides here; what they mean, and whether it is right, [`crate::config`] says, with the same
+//! words as for the file. Variables are read there too: the help only names them.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+
+use crate::config::{self, FlagValue, Setting};
+
+/// Read when no `--config` is given, if it exists.
+pub const DEFAULT_CONFIG: &str = "/etc/presence-reaper/reaper.toml";
+
+/// A checked command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cli {
+    /// What to do.
+    pub task: Task,
+    /// The file that `--config` names. It must exist; [`DEFAULT_CONFIG`], which stands in for none, need not.
+    pub config: Option<PathBuf>,
+    /// The settings given by flags.
+    pub flags: config::Flags,
+}
+
+/// What the program was asked to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Be the daemon.
+    Run {
+        /// All metrics, no writes.
+        dry_run: bool,
+    },
+    /// Look once, write nothing, report.
+    Audit {
+        /// How to report.
+        output: Output,
+        /// Exit 10 when more than this many entries are stale.
+        fail_on_stale: Option<u64>,
+    },
+    /// Look twice, evict what stood still, report.
+    Once {
+        /// The guards lifted for this run.
+        release: Release,
+        /// Evict at most this many entries.
+        max: Option<u64>,
+        /// How to report.
+        output: Output,
+        /// Exit 10 when more than this many entries are stale.
+        fail_on_stale: Option<u64>,
+    },
+    /// Check the configuration.
+    Check {
+        /// How to report.
+        output: Output,
+    },
+    /// Show it all on a private server.
+    Demo {
+        /// How many clients to simulate; at least 30.
+        clients: u32,
+        /// The server's program; found on the path if none.
+        redis_server: Option<PathBuf>,
+    },
+}
+
+/// The form of a report.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For a person.
+    #[default]
+    Text,
+    /// One JSON document.
+    Json,
+}
+
+/// The guards that `--release` lifts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Release {
+    /// Evict although nobody pings.
+    pub silent: bool,
+    /// Evict although most of those recently alive are late.
+    pub mass: bool,
+}
+
+/// Evicts stale presence entries from Redis.
+#[derive(Parser)]
+#[command(name = "presence-reaper", bin_name = "presence-reaper", version)]
+#[command(after_help = AFTER_HELP, disable_help_subcommand = true)]
+struct Args {
+    #[command(flatten)]
+    one_shot: OneShotArgs,
+    #[command(flatten)]
+    settings: SettingArgs,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// What makes the program do one thing and exit.
+#[derive(clap::Args)]
+struct OneShotArgs {
+    /// Look once, report, write nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Look twice, evict what stood still, report, exit; weaker than the daemon, which watches all the time
+    #[arg(long)]
+    once: bool,
+    /// Guards to lift for this one run, with --once: silent, mass or silent,mass
+    #[arg(long, value_name = "GUARD", value_delimiter = ',', hide_possible_values = true)]
+    release: Vec<Guard>,
+    /// Evict at most N entries, with --once
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    max: Option<u64>,
+    /// Exit 10 when more than N entries are stale, with --dry-run or --once [default N: 0]
+    #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "0")]
+    fail_on_stale: Option<u64>,
+    /// Form of the report: text or json [default: text]
+    #[arg(short, long, value_name = "FORM", hide_possible_values = true)]
+    output: Option<Output>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Guard {
+    Silent,
+    Mass,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Be the daemon (the default)
+    Run {
+        /// Shadow mode: all metrics and logs, no writes
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        settings: SettingArgs,
+    },
+    /// Check the configuration, without Redis
+    Check {
+        /// Form of the report: text or json [default: text]
+        #[arg(short, long, value_name = "FORM", hide_possible_values = true)]
+        output: Option<Output>,
+        #[command(flatten)]
+        settings: SettingArgs,
+    },
+    /// See it work on a private redis-server with simulated clients
+    Demo {
+        /// Clients to simulate
+        #[arg(long, value_name = "N", default_value_t = 1000)]
+        #[arg(value_parser = clap::value_parser!(u32).range(30..=100_000))]
+        clients: u32,
+        /// The redis-server to start [default: the one on the path]
+        #[arg(long, value_name = "PATH")]
+        redis_server: Option<PathBuf>,
+    },
+}
+
+/// The flags that stand for settings; they may be given before or behind the subcommand.
+#[derive(clap::Args)]
+struct SettingArgs {
+    /// The configuration [default: /etc/presence-reaper/reaper.toml, if it exists]
+    #[arg(short, long, value_name = "FILE", help_heading = "Settings")]
+    config: Option<PathBuf>,
+    /// redis://[user@]host[:port][/db], rediss:// for TLS, or unix:///path[?db=N]; without a password
+    /// [env: PRESENCE_REAPER_REDIS__URL]
+    #[arg(long, value_name = "URL", help_heading = "Settings")]
+    redis_url: Option<String>,
+    /// ACL user [env: PRESENCE_REAPER_REDIS__USERNAME]
+    #[arg(long, value_name = "NAME", help_heading = "Settings")]
+    redis_username: Option<String>,
+    /// File with the password, read at every connect [env: PRESENCE_REAPER_REDIS__PASSWORD_FILE]
+    #[arg(long, value_name = "FILE", help_heading = "Settings")]
+    redis_password_file: Option<String>,
+    /// CAs of rediss://, else the system's [env: PRESENCE_REAPER_REDIS__CA_FILE]
+    #[arg(long, value_name = "FILE", help_heading = "Settings")]
+    redis_tls_ca_file: Option<String>,
+    /// Client certificate, read at every connect [env: PRESENCE_REAPER_REDIS__CERT_FILE]
+    #[arg(long, value_name = "FILE", help_heading = "Settings")]
+    redis_tls_cert_file: Option<String>,
+    /// Its private key [env: PRESENCE_REAPER_REDIS__KEY_FILE]
+    #[arg(long, value_name = "FILE", help_heading = "Settings")]
+    redis_tls_key_file: Option<String>,
+    /// Name in the server's certificate, else the host [env: PRESENCE_REAPER_REDIS__SERVER_NAME]
+    #[arg(long, value_name = "NAME", help_heading = "Settings")]
+    redis_tls_server_name: Option<String>,
+    /// Address of /metrics, /healthz and /readyz, or "off" [env: PRESENCE_REAPER_SERVER__LISTEN]
+    #[arg(long, value_name = "ADDR", help_heading = "Settings")]
+    listen: Option<String>,
+    /// error, warn, info, debug or trace [env: PRESENCE_REAPER_LOG__LEVEL]
+    #[arg(long, value_name = "LEVEL", help_heading = "Settings")]
+    log_level: Option<String>,
+    /// text or json [env: PRESENCE_REAPER_LOG__FORMAT]
+    #[arg(long, value_name = "FORM", help_heading = "Settings")]
+    log_format: Option<String>,
+
+    /// Entries are the members of this sorted set
+    #[arg(long, value_name = "KEY", help_heading = "One source without a file")]
+    zset: Option<String>,
+    /// Entries are the fields of this hash
+    #[arg(long, value_name = "KEY", help_heading = "One source without a file")]
+    hash: Option<String>,
+    /// Entries are the keys that match, as in "conn:{id}"
+    #[arg(long, value_name = "PATTERN", help_heading = "One source without a file")]
+    keys: Option<String>,
+    /// score, value, "json /pointer" or "field NAME"; the newest, if repeated
+    #[arg(long, value_name = "VALUE", help_heading = "One source without a file")]
+    last_ping: Vec<String>,
+    /// What goes with an entry, as in "SREM users {id}"; repeatable
+    #[arg(long, value_name = "ACTION", help_heading = "One source without a file")]
+    companion: Vec<String>,
+    /// Age from which an entry is stale [default: 5m]
+    #[arg(long, value_name = "DURATION", help_heading = "One source without a file")]
+    threshold: Option<String>,
+    /// How often the hub pings [default: threshold / 10]
+    #[arg(long, value_name = "DURATION", help_heading = "One source without a file")]
+    heartbeat_interval: Option<String>,
+    /// auto, unix-s, unix-ms, unix-us, unix-ns, dotnet-ticks or iso-8601 [default: auto]
+    #[arg(long, value_name = "FORMAT", help_heading = "One source without a file")]
+    format: Option<String>,
+    /// The hub stores last ping + DURATION
+    #[arg(long, value_name = "DURATION", help_heading = "One source without a file")]
+    deadline: Option<String>,
+    /// Database number
+    #[arg(long, value_name = "N", help_heading = "One source without a file")]
+    db: Option<String>,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  presence-reaper --dry-run --zset presence:online
+      what is stale in a sorted set of last pings; nothing is written
+  presence-reaper run --dry-run --config reaper.toml
+      the daemon in shadow, to be watched by its metrics before it may evict
+
+Exit codes (treat others as failures):
+  0   done; also an audit that found stale entries
+  1   failed
+  2   wrong command line
+  10  --fail-on-stale, and more were stale
+  11  a guard held something back (--once)
+  12  incomplete: a source was not seen
+  78  wrong configuration
+
+A flag outranks its variable, and a variable the file. A password is never a flag:
+name a file by --redis-password-file, or set PRESENCE_REAPER_REDIS__PASSWORD.";
+
+// === impl Cli ===
+
+impl Cli {
+    /// Reads a command line, the program's name first. The error is a usage error, or the help that was asked for: it
+    /// knows its text, stream and exit code.
+    pub fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        Self::check(Args::try_parse_from(line)?)
+            .map_err(|sentence| Args::command().error(ErrorKind::ArgumentConflict, sentence))
+    }
+
+    /// What the configuration is made of.
+    pub fn inputs(&self, file: Option<config::File>, environment: Vec<(OsString, OsString)>) -> config::Inputs {
+        config::Inputs { file, environment, flags: self.flags.clone() }
+    }
+
+    fn check(args: Args) -> Result<Self, String> {
+        let Args { one_shot, settings, command } = args;
+        let mut given = settings.given();
+        let task = match command {
+            None => one_shot.task()?,
+            Some(Command::Run { dry_run, settings }) => {
+                one_shot.refuse_beside("run")?;
+                if one_shot.output.is_some() {
+                    return Err(NO_REPORT.to_owned());
+                }
+                given.append(settings.given())?;
+                Task::Run { dry_run }
+            }
+            Some(Command::Check { output, settings }) => {
+                one_shot.refuse_beside("check")?;
+                given.append(settings.given())?;
+                Task::Check { output: output.or(one_shot.output).unwrap_or_default() }
+            }
+            Some(Command::Demo { clients, redis_server }) => {
+                one_shot.refuse_beside("demo")?;
+                if one_shot.output.is_some() || !given.is_empty() {
+                    return Err("demo runs on a private server and takes no settings but its own".to_owned());
+                }
+                Task::Demo { clients, redis_server }
+            }
+        };
+        given.check_source()?;
+        Ok(Self { task, config: given.config, flags: config::Flags { settings: given.settings } })
+    }
+}
+
+const NO_REPORT: &str = "the daemon writes no report: --output belongs to --dry-run, --once and check";
+
+impl OneShotArgs {
+    /// The task of a command line without a subcommand.
+    fn task(self) -> Result<Task, String> {
+        let output = self.output.unwrap_or_default();
+        let fail_on_stale = self.fail_on_stale;
+        if !self.once && self.max.is_some() {
+            return Err("--max belongs to --once".to_owned());
+        }
+        if !self.once && !self.release.is_empty() {
+            return Err("--release belongs to --once".to_owned());
+        }
+        match (self.dry_run, self.once) {
+            (true, true) => Err("--dry-run only looks and --once evicts: give one of them".to_owned()),
+            (true, false) => Ok(Task::Audit { output, fail_on_stale }),
+            (false, true) => {
+                let has = |guard| self.release.contains(&guard);
+                let release = Release { silent: has(Guard::Silent), mass: has(Guard::Mass) };
+                Ok(Task::Once { release, max: self.max, output, fail_on_stale })
+            }
+            (false, false) if fail_on_stale.is_some() => {
+                Err("--fail-on-stale belongs to --dry-run or --once".to_owned())
+            }
+            (false, false) if self.output.is_some() => Err(NO_REPORT.to_owned()),
+            (false, false) => Ok(Task::Run { dry_run: false }),
+        }
+    }
+
+    /// A subcommand is a task of its own; the report's form may stand before `check`.
+    fn refuse_beside(&self, command: &str) -> Result<(), String> {
+        if self.dry_run && command == "run" {
+            return Err("write `run --dry-run` for the daemon in shadow, or `--dry-run` alone for one audit".to_owned());
+        }
+        let given = [
+            ("--dry-run", self.dry_run),
+            ("--once", self.once),
+            ("--release", !self.release.is_empty()),
+            ("--max", self.max.is_some()),
+            ("--fail-on-stale", self.fail_on_stale.is_some()),
+        ];
+        match given.iter().find(|(_, given)| *given) {
+            Some((flag, _)) => Err(format!("{flag} does not go with `{command}`: leave one of the two out")),
+            None => Ok(()),
+        }
+    }
+}
+
+// === settings ===
+
+/// The settings of one place of the command line.
+struct Given {
+    config: Option<PathBuf>,
+    settings: Vec<Setting>,
+}
+
+impl SettingArgs {
+    fn given(self) -> Given {
+        let mut given = Given { config: self.config, settings: Vec::new() };
+        let once = [
+            ("--redis-url", "redis", "url", self.redis_url),
+            ("--redis-username", "redis", "username", self.redis_username),
+            ("--redis-password-file", "redis", "password_file", self.redis_password_file),
+            ("--redis-tls-ca-file", "redis", "ca_file", self.redis_tls_ca_file),
+            ("--redis-tls-cert-file", "redis", "cert_file", self.redis_tls_cert_file),
+            ("--redis-tls-key-file", "redis", "key_file", self.redis_tls_key_file),
+            ("--redis-tls-server-name", "redis", "server_name", self.redis_tls_server_name),
+            ("--db", "redis", "db", self.db),
+            ("--listen", "server", "listen", self.listen),
+            ("--log-level", "log", "level", self.log_level),
+            ("--log-format", "log", "format", self.log_format),
+            ("--zset", "source", "zset", self.zset),
+            ("--hash", "source", "hash", self.hash),
+            ("--keys", "source", "keys", self.keys),
+            ("--threshold", "source", "threshold", self.threshold),
+            ("--heartbeat-interval", "source", "heartbeat_interval", self.heartbeat_interval),
+            ("--format", "source", "format", self.format),
+            ("--deadline", "source", "deadline", self.deadline),
+        ];
+        for (flag, table, key, value) in once {
+            if let Some(value) = value {
+                given.settings.push(Setting { flag, table, key, value: FlagValue::One(value) });
+            }
+        }
+        let repeatable = [("--last-ping", "last_ping", self.last_ping), ("--companion", "companions", self.companion)];
+        for (flag, key, values) in repeatable {
+            if !values.is_empty() {
+                given.settings.push(Setting { flag, table: "source", key, value: FlagValue::Many(values) });
+            }
+        }
+        given
+    }
+}
+
+impl Given {
+    fn is_empty(&self) -> bool {
+        self.config.is_none() && self.settings.is_empty()
+    }
+
+    /// Adds what stands behind the subcommand; nothing may be given on both sides, for one of them would be lost.
+    fn append(&mut self, behind: Self) -> Result<(), String> {
+        let twice = |flag: &str| format!("{flag} is given before the command and behind it");
+        if self.config.is_some() && behind.config.is_some() {
+            return Err(twice("--config"));
+        }
+        self.config = self.config.take().or(behind.config);
+        for setting in behind.settings {
+            if self.settings.iter().any(|before| before.flag == setting.flag) {
+                return Err(twice(setting.flag));
+            }
+            self.settings.push(setting);
+        }
+        Ok(())
+    }
+
+    /// A source by flags is whole, single, and stands beside no explicit file.
+    fn check_source(&self) -> Result<(), String> {
+        let is_container = |flag: &str| matches!(flag, "--zset" | "--hash" | "--keys");
+        let of_source = |setting: &&Setting| setting.table == "source" || setting.flag == "--db";
+        let Some(first) = self.settings.iter().find(of_source) else { return Ok(()) };
+        let containers: Vec<&str> = self.settings.iter().map(|s| s.flag).filter(|flag| is_container(flag)).collect();
+        match containers.as_slice() {
+            _ if self.config.is_some() => {
+                Err(format!("{} describes a source, and with --config the sources stand in the file", first.flag))
+            }
+            [] => Err(format!(
+                "{} describes a source: say where its entries are with --zset, --hash or --keys",
+                first.flag
+            )),
+            [_] => Ok(()),
+            [one, other, ..] => Err(format!("{one} and {other} are two sources, and flags describe one: write a file")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::parse(std::iter::once("presence-reaper").chain(line.split_whitespace()).map(Into::into))
+    }
+
+    #[track_caller]
+    fn check(line: &str, expected: Task) {
+        assert_eq!(parse(line).unwrap().task, expected, "{line}");
+    }
+
+    #[track_caller]
+    fn refused(line: &str, sentence: &str) {
+        let error = parse(line).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{line}");
+        assert!(error.to_string().starts_with(&format!("error: {sentence}\n")), "{line}: {error}");
+    }
+
+    const AUDIT: Task = Task::Audit { output: Output::Text, fail_on_stale: None };
+
+    fn once(release: Release, max: Option<u64>) -> Task {
+        Task::Once { release, max, output: Output::Text, fail_on_stale: None }
+    }
+
+    #[test]
+    fn tasks_are_read() {
+        check("", Task::Run { dry_run: false });
+        check("run", Task::Run { dry_run: false });
+        check("run --dry-run", Task::Run { dry_run: true });
+        check("--dry-run", AUDIT);
+        check("--dry-run -o json --fail-on-stale", Task::Audit { output: Output::Json, fail_on_stale: Some(0) });
+        check("--dry-run --fail-on-stale=7", Task::Audit { output: Output::Text, fail_on_stale: Some(7) });
+        check("--once", once(Release::default(), None));
+        check("--once --release mass,silent --max 5", once(Release { silent: true, mass: true }, Some(5)));
+        check("--once --release silent", once(Release { silent: true, mass: false }, None));
+        check("check", Task::Check { output: Output::Text });
+        check("check -o json", Task::Check { output: Output::Json });
+        check("-o json check", Task::Check { output: Output::Json });
+        check("demo", Task::Demo { clients: 1000, redis_server: None });
+        check("demo --clients 30 --redis-server /x", Task::Demo { clients: 30, redis_server: Some("/x".into()) });
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_said_in_a_sentence() {
+        refused("--dry-run --once", "--dry-run only looks and --once evicts: give one of them");
+        refused("--release mass", "--release belongs to --once");
+        refused("--dry-run --max 1", "--max belongs to --once");
+        refused("--fail-on-stale", "--fail-on-stale belongs to --dry-run or --once");
+        refused("-o json", "the daemon writes no report: --output belongs to --dry-run, --once and check");
+        refused("-o json run", "the daemon writes no report: --output belongs to --dry-run, --once and check");
+        refused("--dry-run run", "write `run --dry-run` for the daemon in shadow, or `--dry-run` alone for one audit");
+        refused("--once run", "--once does not go with `run`: leave one of the two out");
+        refused("--max 3 check", "--max does not go with `check`: leave one of the two out");
+        refused("--config x demo", "demo runs on a private server and takes no settings but its own");
+        refused("--config a run --config b", "--config is given before the command and behind it");
+        refused("--companion a check --companion b", "--companion is given before the command and behind it");
+        refused("-c x --zset a", "--zset describes a source, and with --config the sources stand in the file");
+        refused("-c x --db 1", "--db describes a source, and with --config the sources stand in the file");
+        refused(
+            "--threshold 5m",
+            "--threshold describes a source: say where its entries are with --zset, --hash or --keys",
+        );
+        refused("--zset a --keys b", "--zset and --keys are two sources, and flags describe one: write a file");
+        for line in [
+            "--zset a --zset b",
+            "--set a",
+            "demo --clients 29",
+            "--once --max 0",
+            "run --once",
+            "check --connect",
+            "--release x",
+            "nonsense",
+        ] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn flags_become_settings_wherever_they_stand() {
+        let one = |flag, table, key, value: &str| Setting { flag, table, key, value: FlagValue::One(value.to_owned()) };
+        let cli = parse("--zset a check --last-ping score --last-ping value --redis-url redis://h --db 2").unwrap();
+        assert_eq!(cli.config, None);
+        let last_ping = FlagValue::Many(vec!["score".to_owned(), "value".to_owned()]);
+        assert_eq!(
+            cli.flags.settings,
+            [
+                one("--zset", "source", "zset", "a"),
+                one("--redis-url", "redis", "url", "redis://h"),
+                one("--db", "redis", "db", "2"),
+                Setting { flag: "--last-ping", table: "source", key: "last_ping", value: last_ping },
+            ]
+        );
+        assert_eq!(parse("run -c x.toml").unwrap().config, Some("x.toml".into()));
+    }
+
+    #[test]
+    fn every_flag_sets_a_key_that_the_configuration_knows() {
+        let line = "--redis-url rediss://h --redis-username u --redis-password-file f --redis-tls-ca-file a \
+                    --redis-tls-cert-file b --redis-tls-key-file c --redis-tls-server-name d --db 1 --listen off --log-level warn \
+                    --log-format json --hash h --last-ping value --companion SREM~users~{id} --threshold 1m \
+                    --heartbeat-interval 5s --format unix-s --deadline 1m";
+        let words = line.split_whitespace().map(|word| word.replace('~', " ").into());
+        let cli = Cli::parse(std::iter::once("presence-reaper".into()).chain(words)).unwrap();
+        assert_eq!(cli.flags.settings.len(), 18);
+        let config = config::load(cli.inputs(None, Vec::new())).unwrap();
+        assert_eq!((config.redis.db, config.server.listen, config.sources.len()), (1, None, 1));
+    }
+
+    #[test]
+    fn the_help_names_variables_that_exist() {
+        let help = Args::command().render_long_help().to_string();
+        let names: Vec<&str> = help.split("[env: ").skip(1).filter_map(|rest| rest.split(']').next()).collect();
+        assert_eq!(names.len(), 10, "{help}");
+        for name in names {
+            let environment = vec![(name.into(), "\u{1}".into())];
+            let problems = config::load(config::Inputs { environment, ..Default::default() }).map(|_| ()).unwrap_err();
+            let wrong = problems.0.iter().any(|problem| problem.place == config::Place::Variable(name.to_owned()));
+            assert!(wrong || name.ends_with("USERNAME") || name.ends_with("FILE"), "{name} is read");
+        }
+    }
+
+    #[test]
+    fn clap_finds_no_fault_with_the_definition() {
+        Args::command().debug_assert();
+    }
+}

@@ -1,0 +1,243 @@
+//! A `[[source]]` table → a checked source with its timing and guards.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::problem::Problem;
+use super::reader::{At, Bounds, Notes, Table, boolean, database, duration, one_of, spelt, text};
+use super::tree::{Node, Value};
+use super::{SourceConfig, guard};
+use crate::language::Mistake;
+use crate::language::action::Action;
+use crate::language::pattern::Pattern;
+use crate::language::source::{Container, Kind, LastPing, Source};
+use crate::language::template::{Layout, Scope};
+use crate::language::value::Value as Stored;
+use crate::policy::guard::{Fit, GOOD_HEARTBEATS, MIN_HEARTBEATS, fit};
+use crate::policy::ping::{Format, Unit};
+use crate::policy::staleness::Timing;
+
+const THRESHOLDS: Bounds = Bounds {
+    least: Duration::from_millis(50),
+    most: Duration::from_secs(30 * 24 * 3600),
+    why: "after every restart of Redis nothing is evicted for a whole threshold",
+};
+
+/// Surveys follow this beat; a faster one would only load the server.
+const HEARTBEATS: Bounds = Bounds {
+    least: Duration::from_millis(10),
+    most: Duration::from_secs(6 * 24 * 3600),
+    why: "five heartbeats have to go into the longest threshold",
+};
+
+const DEADLINES: Bounds = Bounds { least: Duration::ZERO, most: Duration::MAX, why: "" };
+
+const DEFAULT_THRESHOLD: Duration = Duration::from_secs(300);
+
+/// Of one entry, at one eviction: more than this could not go in one batch.
+const MAX_COMPANIONS: usize = 64;
+
+/// A newest of more times than this is a mistake.
+const MAX_TIMES: usize = 8;
+
+const FORMATS: [Format; 7] = [
+    Format::Auto,
+    Format::Fixed(Unit::UnixS),
+    Format::Fixed(Unit::UnixMs),
+    Format::Fixed(Unit::UnixUs),
+    Format::Fixed(Unit::UnixNs),
+    Format::Fixed(Unit::DotnetTicks),
+    Format::Fixed(Unit::Iso8601),
+];
+
+/// Reads one table: the name, and the whole. `None` for what is too wrong; the reasons are noted. `db` is the database
+/// of the URL.
+pub(super) fn read(
+    mut table: Table,
+    db: u16,
+    guards: crate::policy::guard::Settings,
+    notes: &mut Notes,
+) -> (Option<At<String>>, Option<SourceConfig>) {
+    let name = name(&mut table, notes);
+    let container = container(&mut table, notes);
+    let last_ping = last_ping(&mut table, container.as_ref(), notes);
+    let format = format(&mut table, last_ping.as_ref(), notes);
+    let deadline = table.get(notes, "deadline", |value| duration(value, &DEADLINES));
+    let ignore = table.list(notes, "ignore", false, |text| Pattern::parse(text, "the pattern"));
+    let ignore: Vec<Pattern> = ignore.into_iter().flat_map(|list| list.good).map(|read| read.value).collect();
+    let companions = companions(&mut table, container.as_ref(), last_ping.as_ref(), &ignore, notes);
+    let timing = timing(&mut table, notes);
+    let db = table.get(notes, "db", database).map_or(db, |read| read.value);
+    let dry_run = table.get(notes, "dry_run", boolean).is_some_and(|read| read.value);
+    let label = format!("[source.guard] of {}", table.label);
+    let guard = guard::read(table.table(notes, "guard", "source.guard", label), guards, notes);
+    table.finish(notes);
+    let whole = || {
+        let source = Source {
+            name: name.as_ref()?.value.as_str().into(),
+            container: container?,
+            last_ping: last_ping?,
+            format,
+            deadline: deadline.map_or(Duration::ZERO, |read| read.value),
+            ignore,
+            companions,
+        };
+        Some(SourceConfig { source: Arc::new(source), db, timing, guard, dry_run })
+    };
+    let whole = whole();
+    (name, whole)
+}
+
+fn name(table: &mut Table, notes: &mut Notes) -> Option<At<String>> {
+    let Some(entry) = table.take(notes, "name") else {
+        let what = format!("{} has no `name`", table.label);
+        let mistake = Mistake::new(what).hint("write name = \"hub\", for example: metrics and logs call it so");
+        notes.missing.push(Problem::at(&table.place, mistake));
+        return None;
+    };
+    table.read(notes, "name", &entry.node, |value| {
+        let name = text(value)?;
+        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-');
+        if (1..=40).contains(&name.len()) && name.chars().all(allowed) {
+            return Ok(name.to_owned());
+        }
+        let better: String =
+            name.chars().map(|c| c.to_ascii_lowercase()).map(|c| if allowed(c) { c } else { '-' }).take(40).collect();
+        let mistake = Mistake::new("a name is 1 to 40 small letters, digits, `_` and `-`");
+        Err(if better.is_empty() { mistake } else { mistake.hint(format!("write \"{better}\"")) })
+    })
+}
+
+fn container(table: &mut Table, notes: &mut Notes) -> Option<Container> {
+    let mut found: Vec<(Kind, Node)> = Vec::new();
+    for kind in Kind::ALL {
+        if let Some(entry) = table.take(notes, kind.as_str()) {
+            found.push((kind, entry.node));
+        }
+    }
+    let Some((kind, node)) = found.first() else {
+        let what = format!("{} does not say where its entries are", table.label);
+        let mistake = Mistake::new(what).hint("write one of zset = \"key\", hash = \"key\", keys = \"conn:{id}\"");
+        notes.missing.push(Problem::at(&table.place, mistake));
+        return None;
+    };
+    for (other, node) in found.iter().skip(1) {
+        let mistake = Mistake::new(format!("it stands beside `{}`, and a source has one container", kind.as_str()));
+        notes.mistake(&node.place, other.as_str(), table, mistake.hint("write a [[source]] for each"));
+    }
+    let read = table.read(notes, kind.as_str(), node, |value| match value {
+        Value::List(_) => {
+            Err(Mistake::new("lists are not supported by this version").hint("write a [[source]] for each"))
+        }
+        value => Container::parse(*kind, text(value)?),
+    })?;
+    if let Container::Keys(pattern) = &read.value
+        && pattern.literal_prefix().is_empty()
+    {
+        let mistake = Mistake::new("the pattern does not begin with a literal, so keys of others may match");
+        notes.warning(&read.place, kind.as_str(), table, mistake.hint("look with --dry-run at what it finds"));
+    }
+    // Of two containers neither can be believed.
+    if found.len() > 1 { None } else { Some(read.value) }
+}
+
+fn last_ping(table: &mut Table, container: Option<&Container>, notes: &mut Notes) -> Option<LastPing> {
+    let listed = table.list(notes, "last_ping", true, Stored::parse);
+    let kind = container?.kind();
+    let Some(listed) = listed else { return Some(LastPing::default_of(kind)) };
+    if listed.spoiled {
+        return None;
+    }
+    let values: Vec<Stored> = listed.good.into_iter().map(|read| read.value).collect();
+    let last_ping = if values.len() > MAX_TIMES {
+        Err(Mistake::new(format!("{} times are too many; at most {MAX_TIMES}", values.len())))
+    } else {
+        LastPing::of(kind, values)
+    };
+    last_ping.map_err(|mistake| notes.mistake(&listed.place, "last_ping", table, mistake)).ok()
+}
+
+fn format(table: &mut Table, last_ping: Option<&LastPing>, notes: &mut Notes) -> Format {
+    let words = FORMATS.map(|format| (format.as_str(), format));
+    let read = table.get(notes, "format", |value| match one_of(value, &words)? {
+        Format::Fixed(Unit::Iso8601) if last_ping == Some(&LastPing::Score) => {
+            Err(Mistake::new("iso-8601 is text, and a score is a number")
+                .hint("leave `format` out: auto finds the unit"))
+        }
+        format => Ok(format),
+    });
+    read.map(|read| read.value).unwrap_or_default()
+}
+
+fn companions(
+    table: &mut Table,
+    container: Option<&Container>,
+    last_ping: Option<&LastPing>,
+    ignore: &[Pattern],
+    notes: &mut Notes,
+) -> Vec<Action> {
+    let trusted = table.get(notes, "trusted", boolean).is_some_and(|read| read.value);
+    let layout = container.and_then(|container| match container.kind() {
+        Kind::Zset => Some(Layout::Zset),
+        Kind::Hash => Some(Layout::Hash),
+        Kind::Keys => last_ping.map(|last_ping| last_ping.layout(Kind::Keys)),
+    });
+    let scope = Scope { layout, captures: container.map(Container::captures).unwrap_or_default() };
+    let listed = table.list(notes, "companions", false, |text| {
+        let action = Action::parse(text, &scope, trusted)?;
+        // Where names are in doubt, so is what the key can become.
+        if let (Some(container), Some(_)) = (container, layout) {
+            container.check_companion(&action, ignore)?;
+        }
+        Ok(action)
+    });
+    let Some(listed) = listed else { return Vec::new() };
+    if listed.good.len() > MAX_COMPANIONS {
+        let mistake = Mistake::new(format!("{} companions are too many; at most {MAX_COMPANIONS}", listed.good.len()));
+        notes.mistake(&listed.place, "companions", table, mistake);
+    }
+    listed.good.into_iter().map(|read| read.value).collect()
+}
+
+fn timing(table: &mut Table, notes: &mut Notes) -> Timing {
+    let threshold = table.get(notes, "threshold", |value| duration(value, &THRESHOLDS));
+    let heartbeat = table.get(notes, "heartbeat_interval", |value| duration(value, &HEARTBEATS));
+    let (threshold, place) = threshold.map_or((DEFAULT_THRESHOLD, None), |read| (read.value, Some(read.place)));
+    let Some(heartbeat) = heartbeat else {
+        return Timing { threshold, heartbeat_interval: (threshold / 10).max(HEARTBEATS.least) };
+    };
+    let timing = Timing { threshold, heartbeat_interval: heartbeat.value };
+    let key = if place.is_some() { "threshold" } else { "heartbeat_interval" };
+    let place = place.unwrap_or(heartbeat.place);
+    let (whole, beat) = (spelt(threshold), spelt(heartbeat.value));
+    let least = spelt(heartbeat.value * MIN_HEARTBEATS);
+    let good = spelt(heartbeat.value * GOOD_HEARTBEATS);
+    match fit(&timing) {
+        Fit::Good => {}
+        Fit::Tight => {
+            let what = format!(
+                "a threshold of {whole} is less than {GOOD_HEARTBEATS} heartbeats of {beat}: \
+                 a few late pings will hold the source"
+            );
+            notes.warning(
+                &place,
+                key,
+                table,
+                Mistake::new(what).hint(format!("threshold = \"{good}\" leaves them room")),
+            );
+        }
+        Fit::TooTight => {
+            let most = spelt(threshold / MIN_HEARTBEATS);
+            let what = format!(
+                "a threshold of {whole} is less than {MIN_HEARTBEATS} heartbeats of {beat}: \
+                 in an outage the living would turn stale before it shows"
+            );
+            let hint = format!(
+                "threshold = \"{least}\" at least, better \"{good}\"; \
+                 or heartbeat_interval = \"{most}\" at most, if the hub pings that often"
+            );
+            notes.mistake(&place, key, table, Mistake::new(what).hint(hint));
+        }
+    }
+    timing
+}
