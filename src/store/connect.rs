@@ -1,14 +1,32 @@
-//! Endpoint → a supervised connection.
+//! Settings → a supervised connection, and all those of a process.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use redis::Value;
+use redis::aio::ConnectionLike;
+
+use super::dial::{self, Open};
+use super::error::{Error, Kind};
+use super::reply::{self, Unexpected};
+use super::status::{Certificate, Failure, Purpose, Role, ServerInfo, Status};
+use super::tls;
+use crate::clock::Clock;
+use crate::policy::continuity::Identity;
+use crate::policy::entry::{Monotonic, Now};
+use crate::policy::schedule;
 
 /// Where Redis is and who we are there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Where to dial.
     pub endpoint: Endpoint,
+    /// What is spoken there.
+    pub protocol: Protocol,
     /// The database number.
     pub db: u16,
     /// The ACL user; the `default` user if none.
@@ -31,6 +49,17 @@ pub enum Endpoint {
         /// Port.
         port: u16,
     },
+    /// TLS over TCP.
+    Tls {
+        /// Name or address.
+        host: String,
+        /// Port.
+        port: u16,
+        /// Whom we trust there, and who we are.
+        tls: tls::Settings,
+    },
+    /// A unix socket.
+    Unix(PathBuf),
 }
 
 impl fmt::Display for Endpoint {
@@ -38,8 +67,22 @@ impl fmt::Display for Endpoint {
         match self {
             Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
             Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Tls { host, port, .. } => write!(f, "{} over TLS", Self::Tcp { host: host.clone(), port: *port }),
+            Self::Unix(path) => write!(f, "{}", path.display()),
         }
     }
+}
+
+/// Which version of the protocol is spoken. Both say the same to us.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// RESP3 where the server knows it, else RESP2.
+    #[default]
+    Newest,
+    /// RESP2.
+    Resp2,
+    /// RESP3, or no connection.
+    Resp3,
 }
 
 /// Where the password comes from. Never printed.
@@ -61,5 +104,316 @@ impl fmt::Debug for Password {
             Self::Text(_) => f.write_str("Text(…)"),
             Self::File(path) => f.debug_tuple("File").field(path).finish(),
         }
+    }
+}
+
+/// One supervised connection to one database of one master.
+///
+/// The client's own managers stay broken after a refused login, keep a socket that only times out, and go on writing
+/// to a demoted master; so we dial ourselves, ask who answered, and drop the connection whenever it can't be trusted.
+#[derive(Debug)]
+pub struct Link {
+    settings: Settings,
+    clock: Clock,
+    dialled: tokio::sync::Mutex<Dialled>,
+    status: Mutex<Status>,
+}
+
+#[derive(Debug, Default)]
+struct Dialled {
+    live: Option<Arc<Live>>,
+    failures: u32,
+    refused: Option<(Monotonic, Error)>,
+    count: u64,
+}
+
+/// The connections of a process: one for each database in use, all to the same server.
+#[derive(Clone, Debug)]
+pub struct Links {
+    endpoint: Endpoint,
+    links: Vec<Arc<Link>>,
+}
+
+impl Links {
+    /// No connection yet.
+    pub fn new(endpoint: Endpoint) -> Self {
+        Self { endpoint, links: Vec::new() }
+    }
+
+    /// The connection that `settings` describe, as there is one for each database.
+    pub fn to(&mut self, settings: Settings, clock: Clock) -> Arc<Link> {
+        if let Some(link) = self.links.iter().find(|link| link.settings == settings) {
+            return Arc::clone(link);
+        }
+        let link = Arc::new(Link::new(settings, clock));
+        self.links.push(Arc::clone(&link));
+        link
+    }
+
+    /// Where they lead.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// The state of them all: up only if each is, the counters summed.
+    pub fn status(&self) -> Status {
+        self.links.iter().map(|link| link.status()).reduce(Status::merge).unwrap_or_default()
+    }
+}
+
+/// A connection that answered, and who it was.
+#[derive(Debug)]
+pub(super) struct Live {
+    open: Open,
+    number: u64,
+    /// Set by whoever finds that it can't be trusted. A flag and no lock: the greeting is part of a dial, and may find so.
+    dropped: AtomicBool,
+    pub(super) identity: Identity,
+    /// Whether scripts carry a `#!lua` header: known from Redis 7 on.
+    pub(super) lua_header: bool,
+}
+
+impl Live {
+    /// The next request dials anew.
+    fn give_up(&self) {
+        self.dropped.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What `INFO` says when we ask who is there.
+#[derive(Clone, Debug)]
+pub struct Health {
+    /// Which process, and which history of its data.
+    pub identity: Identity,
+    /// When it said so.
+    pub now: Now,
+    /// How long it has been running by its own wall clock; unknown where `INFO` is denied.
+    pub uptime: Option<Duration>,
+}
+
+impl Link {
+    /// A connection that will be dialled when it is first needed: starting does not depend on Redis being up.
+    pub fn new(settings: Settings, clock: Clock) -> Self {
+        let mut status = Status::default();
+        if let Endpoint::Tls { tls, .. } = &settings.endpoint {
+            status.certificates[Role::Server.index()] = Certificate::Unseen;
+            if tls.identity.is_some() {
+                status.certificates[Role::Client.index()] = Certificate::Unseen;
+            }
+        }
+        Self { settings, clock, dialled: Default::default(), status: Mutex::new(status) }
+    }
+
+    /// Where it leads.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.settings.endpoint
+    }
+
+    /// The number of its database.
+    pub fn database(&self) -> u16 {
+        self.settings.db
+    }
+
+    /// The state of the connection, for metrics.
+    pub fn status(&self) -> Status {
+        self.locked_status().clone()
+    }
+
+    /// When a dial may be tried again; now, unless the last one failed a moment ago.
+    pub async fn retry_at(&self) -> Monotonic {
+        let refused = self.dialled.lock().await.refused.as_ref().map(|(until, _)| *until);
+        refused.unwrap_or_default().max(self.clock.now())
+    }
+
+    fn locked_status(&self) -> std::sync::MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The live connection, dialled if there is none. Within the wait after a failed dial, that dial's error.
+    pub(super) async fn live(&self) -> Result<Arc<Live>, Error> {
+        let mut dialled = self.dialled.lock().await;
+        dialled.live.take_if(|live| live.dropped.load(Ordering::Relaxed));
+        if let Some(live) = &dialled.live {
+            return Ok(Arc::clone(live));
+        }
+        if let Some((until, error)) = &dialled.refused
+            && self.clock.now() < *until
+        {
+            return Err(error.clone());
+        }
+        dialled.count += 1;
+        match self.dial(dialled.count).await {
+            Ok(live) => {
+                let live = Arc::new(live);
+                *dialled = Dialled { live: Some(Arc::clone(&live)), count: dialled.count, ..Default::default() };
+                Ok(live)
+            }
+            Err(error) => {
+                dialled.failures += 1;
+                let wait = schedule::backoff(dialled.failures, fastrand::f64());
+                dialled.refused = Some((self.clock.now().plus(wait), error.clone()));
+                self.locked_status().up = false;
+                Err(error)
+            }
+        }
+    }
+
+    async fn dial(&self, number: u64) -> Result<Live, Error> {
+        let open = dial::dial(&self.settings).await?;
+        {
+            let mut status = self.locked_status();
+            status.connections_opened += 1;
+            status.certificates = open.certificates;
+        }
+        let dropped = AtomicBool::new(false);
+        let mut live = Live { open, number, dropped, identity: Identity::default(), lua_header: true };
+        let greeting = self.greet(&live).await?;
+        live.identity = greeting.health.identity;
+        live.lua_header = greeting.lua_header;
+        self.locked_status().server = greeting.server;
+        Ok(live)
+    }
+
+    /// Asks who is there and what time it is. Promotion and demotion keep connections open, so a server that is no
+    /// longer the one we dialled costs us the connection; the next one knows it for what it is.
+    pub(super) async fn health(&self, live: &Live) -> Result<Health, Error> {
+        let health = self.greet(live).await?.health;
+        if health.identity == live.identity {
+            return Ok(health);
+        }
+        live.give_up();
+        Err(self.error(Kind::Other, "asking who is there", "the server failed over since we connected"))
+    }
+
+    async fn greet(&self, live: &Live) -> Result<Greeting, Error> {
+        let doing = "asking who is there";
+        let mut commands = redis::pipe();
+        commands.cmd("TIME");
+        commands.cmd("INFO").arg("server");
+        commands.cmd("INFO").arg("replication");
+        let replies = self.ask(live, Purpose::Info, doing, &commands).await?;
+        let [time, server, replication] = self.exactly(doing, replies)?;
+        let now = self.now(doing, time)?;
+        self.locked_status().clock_offset_ms = Some(now.server.millis_since(Clock::wall()));
+        let facts = match (info(server), info(replication)) {
+            (Some(mut server), Some(replication)) => {
+                server.extend(replication);
+                server
+            }
+            // INFO denied: we can't tell one process from the next, so every connection counts as another.
+            _ => HashMap::from([("run_id".to_owned(), format!("connection {}", live.number))]),
+        };
+        let greeting = Greeting::read(&facts, now);
+        match facts.get("role").map(String::as_str) {
+            None | Some("master") => Ok(greeting),
+            Some(role) => {
+                live.give_up();
+                Err(self.error(Kind::ReadOnly, doing, format!("its role is {role}, not master")))
+            }
+        }
+    }
+
+    /// Sends commands in one go and waits for all the replies. An error reply of a single command is left in its
+    /// place; an error of the connection fails the whole, and drops the connection where it can't be trusted.
+    pub(super) async fn ask(
+        &self,
+        live: &Live,
+        purpose: Purpose,
+        doing: &str,
+        commands: &redis::Pipeline,
+    ) -> Result<Vec<Value>, Error> {
+        let count = commands.len();
+        let sent = self.clock.now();
+        let answer = live.open.connection.clone().req_packed_commands(commands, 0, count).await;
+        let took = self.clock.now().since(sent);
+        let answer =
+            answer.map_err(|error| Error::of(&error, doing, &self.settings.endpoint)).and_then(|replies| match replies
+                .iter()
+                .find_map(fatal)
+            {
+                Some((kind, detail)) => Err(self.error(kind, doing, detail)),
+                None => Ok(replies),
+            });
+        self.note(purpose, count, took, answer.as_ref().err());
+        if answer.as_ref().is_err_and(|error| error.kind.drops_connection()) {
+            live.give_up();
+        }
+        answer
+    }
+
+    fn note(&self, purpose: Purpose, commands: usize, took: Duration, error: Option<&Error>) {
+        let mut status = self.locked_status();
+        let failure = error.map(|error| match error.kind {
+            Kind::Timeout => Failure::Timeout,
+            Kind::Connect => Failure::Connection,
+            _ => Failure::Server,
+        });
+        if failure.is_none() {
+            status.answered = Some(self.clock.now());
+        }
+        status.up = !matches!(failure, Some(Failure::Timeout | Failure::Connection));
+        let requests = &mut status.requests[purpose.index()];
+        requests.commands += commands as u64;
+        match failure {
+            Some(failure) => requests.failures[failure.index()] += 1,
+            None => requests.answered(took),
+        }
+    }
+
+    /// Server time from the reply of `TIME`, with our clock beside it.
+    pub(super) fn now(&self, doing: &str, time: Value) -> Result<Now, Error> {
+        let server = reply::time(time).map_err(|unexpected| self.unexpected(doing, unexpected))?;
+        Ok(Now { server, mono: self.clock.now() })
+    }
+
+    /// As many replies as commands were sent.
+    pub(super) fn exactly<const N: usize>(&self, doing: &str, replies: Vec<Value>) -> Result<[Value; N], Error> {
+        let found = replies.len();
+        replies.try_into().map_err(|_| self.error(Kind::Other, doing, format!("expected {N} replies, got {found}")))
+    }
+
+    pub(super) fn error(&self, kind: Kind, doing: impl Into<String>, detail: impl Into<String>) -> Error {
+        Error::new(kind, doing, &self.settings.endpoint, detail)
+    }
+
+    pub(super) fn unexpected(&self, doing: &str, unexpected: Unexpected) -> Error {
+        self.error(unexpected.kind, doing, unexpected.detail)
+    }
+}
+
+/// An error reply that says something about the server rather than about one command.
+fn fatal(reply: &Value) -> Option<(Kind, String)> {
+    let Value::ServerError(error) = reply else { return None };
+    let kind = Kind::of_code(error.code());
+    let fatal = matches!(kind, Kind::Auth | Kind::ReadOnly | Kind::Loading | Kind::Cluster);
+    fatal.then(|| (kind, format!("{} {}", error.code(), error.details().unwrap_or_default())))
+}
+
+fn info(reply: Value) -> Option<HashMap<String, String>> {
+    let text = String::from_utf8(reply::some_bytes(reply).ok()?).ok()?;
+    let facts = text.lines().filter_map(|line| line.split_once(':'));
+    Some(facts.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect())
+}
+
+struct Greeting {
+    health: Health,
+    server: Option<ServerInfo>,
+    lua_header: bool,
+}
+
+impl Greeting {
+    fn read(facts: &HashMap<String, String>, now: Now) -> Self {
+        let fact = |name: &str| facts.get(name).cloned();
+        let identity = Identity {
+            run_id: fact("run_id").unwrap_or_default(),
+            replication_id: fact("master_replid").unwrap_or_default(),
+        };
+        let uptime = fact("uptime_in_seconds").and_then(|text| text.parse().ok()).map(Duration::from_secs);
+        // Valkey and Redict report redis_version 7.2.4 whatever their own version is.
+        let own = |name: &str| fact(&format!("{name}_version")).map(|version| (name.to_owned(), version));
+        let server = fact("server_name").and_then(|name| own(&name)).or_else(|| own("redis"));
+        let server = server.map(|(implementation, version)| ServerInfo { implementation, version });
+        let major = fact("redis_version").and_then(|version| version.split('.').next()?.parse::<u32>().ok());
+        Self { health: Health { identity, now, uptime }, server, lua_header: major.is_none_or(|major| major >= 7) }
     }
 }

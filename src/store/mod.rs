@@ -1,3 +1,166 @@
-//! The Redis edge: a Store is one database of one master.
+//! The Redis edge: a [`Store`] is one source in one database of one master.
+//!
+//! Its verbs: who is there ([`Store::health`]), what does everything look like ([`Store::survey`]), what do these
+//! entries look like now ([`Store::look`]), and away with them ([`Store::evict`]). Nothing here decides.
+
+use std::sync::Arc;
+
+use connect::{Health, Link};
+use error::{Error, Kind};
+use evict::{Evicted, Prepared};
+
+use crate::language::source::{Container, Source};
+use crate::policy::continuity::Identity;
+use crate::policy::entry::{EntryId, Mark, Now};
+use crate::policy::staleness::Timing;
+use crate::policy::survey::{Judged, Survey};
 
 pub mod connect;
+mod dial;
+pub mod error;
+pub mod evict;
+mod hash;
+mod keys;
+mod own;
+mod reply;
+mod scan;
+pub mod status;
+pub mod tls;
+mod zset;
+
+/// One source in one database of one master.
+#[derive(Clone, Debug)]
+pub struct Store {
+    link: Arc<Link>,
+    source: Arc<Source>,
+    timing: Timing,
+}
+
+/// A whole survey, and the process it was read from.
+#[derive(Debug)]
+pub struct Surveyed {
+    /// The process: the same before and after, else there is no survey.
+    pub identity: Identity,
+    /// When it began.
+    pub began: Now,
+    /// When it ended.
+    pub ended: Now,
+    /// What it saw.
+    pub survey: Survey,
+}
+
+/// Entries re-read right before a strike.
+#[derive(Debug)]
+pub struct Looked {
+    /// The process that the connection reached when it was dialled.
+    pub identity: Identity,
+    /// When; server time as it was before the first of them was read.
+    pub now: Now,
+    /// What was found, in the order asked.
+    pub found: Vec<Found>,
+}
+
+/// What a look found.
+#[derive(Clone, Debug)]
+pub enum Found {
+    /// Nothing.
+    Gone,
+    /// A key of another type.
+    WrongType,
+    /// The entry.
+    Entry {
+        /// Its last ping, or why it can't be judged.
+        judged: Judged,
+        /// The raw times it was judged by.
+        mark: Mark,
+        /// What a strike on it needs.
+        prepared: Prepared,
+    },
+}
+
+impl Found {
+    fn entry(source: &Source, id: &EntryId, own: own::Own, now: Now) -> Self {
+        let (judged, mark) = own::judge(source, &own, now.server);
+        Self::Entry { judged, mark, prepared: own::prepare(source, id, own) }
+    }
+}
+
+impl Store {
+    /// A source as it is found through `link`.
+    pub fn new(link: Arc<Link>, source: Arc<Source>, timing: Timing) -> Self {
+        Self { link, source, timing }
+    }
+
+    /// The source.
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// The connection.
+    pub fn link(&self) -> &Link {
+        &self.link
+    }
+
+    /// Asks who is there, what time it is, and how long it has been running.
+    ///
+    /// # Errors
+    /// The server can't be reached, refuses us, or is no master.
+    pub async fn health(&self) -> Result<Health, Error> {
+        let live = self.link.live().await?;
+        self.link.health(&live).await
+    }
+
+    /// Reads everything in the source, once, on one process: nothing may be concluded from a part.
+    ///
+    /// # Errors
+    /// Whatever kept it from being read to the end, or a server that changed in the middle.
+    pub async fn survey(&self) -> Result<Surveyed, Error> {
+        let (link, source) = (&*self.link, &*self.source);
+        let live = link.live().await?;
+        let before = link.health(&live).await?;
+        let mut survey = Survey::new(self.timing);
+        match &source.container {
+            Container::Zset(key) => zset::survey(link, &live, source, key, &self.timing, &mut survey).await?,
+            Container::Hash(key) => hash::survey(link, &live, source, key, &mut survey).await?,
+            Container::Keys(pattern) => keys::survey(link, &live, source, pattern, &mut survey).await?,
+        }
+        let after = link.health(&live).await?;
+        Ok(Surveyed { identity: after.identity, began: before.now, ended: after.now, survey })
+    }
+
+    /// Re-reads entries of the source; at most a few hundred at a time.
+    ///
+    /// # Errors
+    /// Whatever kept them from being read.
+    pub async fn look(&self, ids: &[EntryId]) -> Result<Looked, Error> {
+        let (link, source) = (&*self.link, &*self.source);
+        let live = link.live().await?;
+        let (now, found) = match &source.container {
+            Container::Zset(key) => zset::look(link, &live, source, key, ids).await?,
+            Container::Hash(key) => hash::look(link, &live, source, key, ids).await?,
+            Container::Keys(_) => keys::look(link, &live, source, ids).await?,
+        };
+        Ok(Looked { identity: live.identity.clone(), now, found })
+    }
+
+    /// Strikes entries that were re-read on the process `identity` at `read_at`: each goes whole if nothing of its
+    /// evidence has changed, and none if another process answers by now.
+    pub async fn evict(&self, prepared: Vec<Prepared>, identity: &Identity, read_at: Now) -> Evicted {
+        let failed = |error| Evicted { failure: Some(error), ..Default::default() };
+        match self.link.live().await {
+            Ok(live) if live.identity != *identity => {
+                failed(self.link.error(Kind::Other, "evicting", "another process answers than a moment ago"))
+            }
+            Ok(live) => evict::strike(&self.link, &live, prepared, read_at).await,
+            Err(error) => failed(error),
+        }
+    }
+}
+
+fn surveying(source: &Source) -> String {
+    format!("surveying source {}", source.name)
+}
+
+fn looking(source: &Source) -> String {
+    format!("re-reading source {}", source.name)
+}

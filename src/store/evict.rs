@@ -1,0 +1,499 @@
+//! The one writer: batches for the eviction script, and what came of them.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use redis::{Script, Value};
+
+use super::connect::{Link, Live};
+use super::error::{Error, Kind};
+use super::reply;
+use super::status::Purpose;
+use crate::language::action::Verb;
+use crate::policy::entry::{Bytes, EntryId, Now, Timestamp};
+use crate::policy::outcome::{Blocked, Outcome};
+
+/// A strike's commands do nothing once server time has passed its own re-read's by this much: a command that waited
+/// in a stopped server would else run before the ping queued behind it.
+pub const WINDOW: Duration = Duration::from_secs(2);
+
+/// Operations one call of the script may do: a few milliseconds of the server's time at most.
+const MAX_OPERATIONS: usize = 500;
+
+/// Keys under this prefix are the reaper's own: never an entry, never a companion.
+pub(super) const OWN_PREFIX: &[u8] = b"presence-reaper:";
+
+const DOING: &str = "evicting";
+
+/// An entry ready to be struck. What is inside is the store's business.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    pub(super) id: EntryId,
+    pub(super) probe: Probe,
+    /// Companions in their order, the entry's own removal last.
+    pub(super) deeds: Vec<Deed>,
+    pub(super) skipped: u32,
+}
+
+impl Prepared {
+    /// Which entry.
+    pub fn id(&self) -> &EntryId {
+        &self.id
+    }
+
+    /// How many companions have no key to name, because a value their template wants is absent.
+    pub fn skipped_companions(&self) -> u32 {
+        self.skipped
+    }
+
+    /// Whether a companion would reach into our own keys or the source's container. The configuration is refused where
+    /// that can be seen at load; an id may still spell it.
+    fn strays(&self) -> bool {
+        let companions = self.deeds.split_last().map_or(&[][..], |(_, companions)| companions);
+        let mut keys = companions.iter().flat_map(|deed| &deed.keys);
+        keys.any(|key| key.starts_with(OWN_PREFIX) || **key == *self.id.key)
+    }
+
+    /// Reads, type checks and writes.
+    fn operations(&self) -> usize {
+        2 + self.deeds.iter().map(|deed| deed.keys.len() * 2).sum::<usize>()
+    }
+}
+
+/// What must still be there, byte for byte (a score: as the double it is).
+#[derive(Clone, Debug)]
+pub(super) enum Probe {
+    Score { member: Bytes, score: f64 },
+    Field { field: Bytes, value: Vec<u8> },
+    Text { value: Vec<u8> },
+    Fields { fields: Vec<(Bytes, Option<Vec<u8>>)> },
+}
+
+/// One write, every name filled in.
+#[derive(Clone, Debug)]
+pub(super) struct Deed {
+    pub(super) verb: Verb,
+    pub(super) keys: Vec<Vec<u8>>,
+    pub(super) args: Vec<Vec<u8>>,
+}
+
+/// What came of a strike's entries; those behind a failure that broke it off are not named.
+#[derive(Debug, Default)]
+pub struct Evicted {
+    /// Server time of the last script that answered.
+    pub at: Option<Timestamp>,
+    /// Outcomes, each entry once.
+    pub outcomes: Vec<(EntryId, Outcome)>,
+    /// What broke the strike off.
+    pub failure: Option<Error>,
+}
+
+impl Evicted {
+    fn all(&mut self, batch: &[Prepared], outcome: Outcome) {
+        self.outcomes.extend(batch.iter().map(|prepared| (prepared.id.clone(), outcome)));
+    }
+}
+
+/// Strikes these entries, which were re-read at `read_at`.
+pub(super) async fn strike(link: &Link, live: &Live, prepared: Vec<Prepared>, read_at: Now) -> Evicted {
+    let mut evicted = Evicted::default();
+    let mut waiting: VecDeque<Vec<Prepared>> = batches(prepared, &mut evicted).into();
+    let mut script_permitted = None;
+    // bound: a batch is answered, or halved down to single entries
+    while let Some(batch) = waiting.pop_front() {
+        match run(link, live, &batch, read_at).await {
+            Ok(answer) => evicted.take_in(&batch, answer),
+            Err(error) if error.kind == Kind::Permission => {
+                let permitted = match script_permitted {
+                    Some(permitted) => permitted,
+                    None => run(link, live, &[], read_at).await.is_ok(),
+                };
+                script_permitted = Some(permitted);
+                if permitted && batch.len() > 1 {
+                    let mut first = batch;
+                    let second = first.split_off(first.len() / 2);
+                    waiting.push_front(second);
+                    waiting.push_front(first);
+                } else {
+                    evicted.all(&batch, Outcome::Blocked(Blocked::Permission));
+                    evicted.failure = (!permitted).then_some(error).or(evicted.failure);
+                }
+            }
+            Err(error) => {
+                let ran = matches!(error.kind, Kind::Timeout | Kind::Connect | Kind::Other);
+                let outcome = if ran { Outcome::Unknown } else { Outcome::Blocked(error.kind.blocks()) };
+                evicted.all(&batch, outcome);
+                evicted.failure = Some(error);
+                return evicted;
+            }
+        }
+    }
+    evicted
+}
+
+impl Evicted {
+    fn take_in(&mut self, batch: &[Prepared], answer: Answer) {
+        self.at = Some(answer.at);
+        match answer.outcomes {
+            None => self.all(batch, Outcome::TooLate),
+            Some(outcomes) => self.outcomes.extend(batch.iter().map(|prepared| prepared.id.clone()).zip(outcomes)),
+        }
+    }
+}
+
+// === batches ===
+
+/// Splits a strike so that no call does too much, and none writes what another of its entries compares.
+fn batches(prepared: Vec<Prepared>, evicted: &mut Evicted) -> Vec<Vec<Prepared>> {
+    let mut batches: Vec<Vec<Prepared>> = Vec::new();
+    let mut touched = Touched::default();
+    let mut operations = 0;
+    for one in prepared {
+        if one.strays() {
+            evicted.outcomes.push((one.id, Outcome::Blocked(Blocked::Other)));
+            continue;
+        }
+        let full = operations + one.operations() > MAX_OPERATIONS;
+        if full || touched.conflicts(&one) || batches.is_empty() {
+            batches.push(Vec::new());
+            touched = Touched::default();
+            operations = 0;
+        }
+        operations += one.operations();
+        touched.add(&one);
+        if let Some(batch) = batches.last_mut() {
+            batch.push(one);
+        }
+    }
+    batches
+}
+
+/// A key, and what of it: a member or field, or the whole.
+type Place = (Vec<u8>, Option<Vec<u8>>);
+
+#[derive(Default)]
+struct Touched {
+    compared: Places,
+    written: Places,
+}
+
+impl Touched {
+    fn add(&mut self, one: &Prepared) {
+        compared_by(one).into_iter().for_each(|place| self.compared.add(place));
+        written_by(one).into_iter().for_each(|place| self.written.add(place));
+    }
+
+    fn conflicts(&self, one: &Prepared) -> bool {
+        compared_by(one).iter().any(|place| self.written.overlap(place))
+            || written_by(one).iter().any(|place| self.compared.overlap(place))
+    }
+}
+
+#[derive(Default)]
+struct Places {
+    keys: HashSet<Vec<u8>>,
+    whole: HashSet<Vec<u8>>,
+    parts: HashSet<Place>,
+}
+
+impl Places {
+    fn add(&mut self, place: Place) {
+        self.keys.insert(place.0.clone());
+        match place {
+            (key, None) => _ = self.whole.insert(key),
+            part => _ = self.parts.insert(part),
+        }
+    }
+
+    fn overlap(&self, place: &Place) -> bool {
+        match place {
+            (key, None) => self.keys.contains(key),
+            (key, Some(_)) => self.whole.contains(key) || self.parts.contains(place),
+        }
+    }
+}
+
+fn compared_by(one: &Prepared) -> Vec<Place> {
+    let key = || one.id.key.to_vec();
+    match &one.probe {
+        Probe::Score { member, .. } | Probe::Field { field: member, .. } => vec![(key(), Some(member.to_vec()))],
+        Probe::Text { .. } => vec![(key(), None)],
+        Probe::Fields { fields } => fields.iter().map(|(field, _)| (key(), Some(field.to_vec()))).collect(),
+    }
+}
+
+fn written_by(one: &Prepared) -> Vec<Place> {
+    let places = one.deeds.iter().flat_map(|deed| {
+        let part = |key: &Vec<u8>, arg: &Vec<u8>| (key.clone(), Some(arg.clone()));
+        deed.keys.iter().flat_map(move |key| match deed.verb {
+            Verb::Unlink => vec![(key.clone(), None)],
+            Verb::Srem | Verb::Zrem | Verb::Hdel => deed.args.iter().map(|arg| part(key, arg)).collect(),
+        })
+    });
+    places.collect()
+}
+
+// === the call ===
+
+/// Redis 7 and later refuse a script with this header up front when they refuse writes, as they refuse the hubs'; one
+/// without it would go on deleting while no heartbeat can land. No flags: `allow-oom` would undo that.
+const WITH_HEADER: &str = concat!("#!lua\n", include_str!("evict.lua"));
+
+/// Before Redis 7 the header is a syntax error, and a script that asked for the time may write only like this.
+const WITHOUT_HEADER: &str = concat!("redis.replicate_commands()\n", include_str!("evict.lua"));
+
+static HASHES: LazyLock<[String; 2]> =
+    LazyLock::new(|| [WITHOUT_HEADER, WITH_HEADER].map(|script| Script::new(script).get_hash().to_owned()));
+
+struct Answer {
+    at: Timestamp,
+    /// None if the window was missed.
+    outcomes: Option<Vec<Outcome>>,
+}
+
+async fn run(link: &Link, live: &Live, batch: &[Prepared], read_at: Now) -> Result<Answer, Error> {
+    let call = Call::new(batch, read_at);
+    let script = if live.lua_header { WITH_HEADER } else { WITHOUT_HEADER };
+    let hash = &HASHES[usize::from(live.lua_header)];
+    let mut reply = call.send(link, live, "EVALSHA", hash).await?;
+    // A restart or failover empties the script cache; EVAL fills it, and needs no right to SCRIPT LOAD.
+    if matches!(&reply, Value::ServerError(error) if error.code() == "NOSCRIPT") {
+        reply = call.send(link, live, "EVAL", script).await?;
+    }
+    read_answer(reply, batch.len()).map_err(|unexpected| link.unexpected(DOING, unexpected))
+}
+
+fn read_answer(reply: Value, batch: usize) -> Result<Answer, reply::Unexpected> {
+    let mut items = reply::array(reply)?.into_iter();
+    let at = items.next().map_or(Ok(0), reply::count)?;
+    let at = Timestamp::from_millis(i64::try_from(at).unwrap_or(i64::MAX));
+    let codes = items.map(reply::count).collect::<Result<Vec<_>, _>>()?;
+    if codes.is_empty() {
+        return Ok(Answer { at, outcomes: (batch == 0).then(Vec::new) });
+    }
+    let outcomes: Vec<Outcome> = codes.into_iter().map(outcome).collect();
+    if outcomes.len() != batch {
+        return Err(reply::Unexpected::shape(format!("{} outcomes for {batch} entries", outcomes.len())));
+    }
+    Ok(Answer { at, outcomes: Some(outcomes) })
+}
+
+/// The codes at the head of `evict.lua`.
+fn outcome(code: u64) -> Outcome {
+    match code {
+        0 => Outcome::Evicted,
+        1 => Outcome::Spared,
+        2 => Outcome::Gone,
+        3 => Outcome::Blocked(Blocked::WrongType),
+        4 => Outcome::Blocked(Blocked::Permission),
+        5 => Outcome::Blocked(Blocked::Other),
+        _ => Outcome::Unknown,
+    }
+}
+
+/// An entry's place in the batch, a field of its, and the value that is expected there.
+type Wanted<'b> = (usize, &'b [u8], Vec<u8>);
+
+/// The keys and arguments of one call, as the head of `evict.lua` describes them.
+struct Call {
+    keys: Vec<Vec<u8>>,
+    known: HashMap<Vec<u8>, usize>,
+    args: Vec<Vec<u8>>,
+}
+
+impl Call {
+    fn new(batch: &[Prepared], read_at: Now) -> Self {
+        let mut call = Self { keys: Vec::new(), known: HashMap::new(), args: Vec::new() };
+        call.number(read_at.server.millis());
+        call.number(read_at.server.plus(WINDOW).millis());
+        let slots = call.probes(batch);
+        call.number(batch.len());
+        for (one, slots) in batch.iter().zip(slots) {
+            call.entry(one, &slots);
+        }
+        call
+    }
+
+    async fn send(&self, link: &Link, live: &Live, command: &str, script: &str) -> Result<Value, Error> {
+        let mut commands = redis::pipe();
+        commands.cmd(command).arg(script).arg(self.keys.len()).arg(&self.keys).arg(&self.args);
+        let [reply] = link.exactly(DOING, link.ask(live, Purpose::Evict, DOING, &commands).await?)?;
+        Ok(reply)
+    }
+
+    /// Writes the probes, those on fields of one hash as one `HMGET`; returns each entry's slots.
+    fn probes(&mut self, batch: &[Prepared]) -> Vec<Vec<usize>> {
+        let mut fields: Vec<(usize, Vec<Wanted<'_>>)> = Vec::new();
+        let mut other: Vec<(usize, &Prepared)> = Vec::new();
+        for (entry, one) in batch.iter().enumerate() {
+            let wanted: Vec<_> = match &one.probe {
+                Probe::Field { field, value } => vec![(entry, &field[..], expected(Some(value)))],
+                Probe::Fields { fields } => {
+                    fields.iter().map(|(field, value)| (entry, &field[..], expected(value.as_ref()))).collect()
+                }
+                Probe::Score { .. } | Probe::Text { .. } => {
+                    other.push((entry, one));
+                    continue;
+                }
+            };
+            let key = self.key(&one.id.key);
+            match fields.last_mut() {
+                Some((last, group)) if *last == key => group.extend(wanted),
+                _ => fields.push((key, wanted)),
+            }
+        }
+        let mut slots = vec![Vec::new(); batch.len()];
+        let mut slot = 0;
+        self.number(fields.len() + other.len());
+        for (key, group) in fields {
+            self.word(b"HMGET");
+            self.number(key);
+            self.number(group.len());
+            group.iter().for_each(|(_, field, _)| self.word(field));
+            for (entry, _, expected) in &group {
+                self.word(expected);
+                slot += 1;
+                slots[*entry].push(slot);
+            }
+        }
+        for (entry, one) in other {
+            self.probe(one);
+            slot += 1;
+            slots[entry].push(slot);
+        }
+        slots
+    }
+
+    fn probe(&mut self, one: &Prepared) {
+        let key = self.key(&one.id.key);
+        match &one.probe {
+            Probe::Score { member, score } => {
+                self.word(b"ZSCORE");
+                self.number(key);
+                self.word(member);
+                self.word(score.to_string().as_bytes());
+            }
+            Probe::Text { value } => {
+                self.word(b"GET");
+                self.number(key);
+                self.word(&expected(Some(value)));
+            }
+            Probe::Field { .. } | Probe::Fields { .. } => {}
+        }
+    }
+
+    fn entry(&mut self, one: &Prepared, slots: &[usize]) {
+        let key = self.key(&one.id.key);
+        self.number(key);
+        self.word(match one.probe {
+            Probe::Score { .. } => b"zset",
+            Probe::Field { .. } | Probe::Fields { .. } => b"hash",
+            Probe::Text { .. } => b"string",
+        });
+        self.number(usize::from(one.id.member.is_some()));
+        self.number(slots.len());
+        slots.iter().for_each(|slot| self.number(*slot));
+        self.number(one.deeds.len());
+        one.deeds.iter().for_each(|deed| self.deed(deed));
+    }
+
+    fn deed(&mut self, deed: &Deed) {
+        self.word(deed.verb.as_str().as_bytes());
+        self.number(deed.keys.len());
+        for key in &deed.keys {
+            let key = self.key(key);
+            self.number(key);
+        }
+        self.number(deed.args.len());
+        deed.args.iter().for_each(|arg| self.word(arg));
+    }
+
+    /// The key's index in KEYS, counted from 1 as Lua does.
+    fn key(&mut self, key: &[u8]) -> usize {
+        if let Some(index) = self.known.get(key) {
+            return *index;
+        }
+        self.keys.push(key.to_vec());
+        self.known.insert(key.to_vec(), self.keys.len());
+        self.keys.len()
+    }
+
+    fn word(&mut self, word: &[u8]) {
+        self.args.push(word.to_vec());
+    }
+
+    fn number(&mut self, number: impl ToString) {
+        self.args.push(number.to_string().into_bytes());
+    }
+}
+
+fn expected(value: Option<&Vec<u8>>) -> Vec<u8> {
+    value.map_or_else(|| b"-".to_vec(), |value| [b"=", value.as_slice()].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn deed(verb: Verb, key: &str, args: &[&str]) -> Deed {
+        let bytes = |text: &&str| text.as_bytes().to_vec();
+        Deed { verb, keys: vec![bytes(&key)], args: args.iter().map(bytes).collect() }
+    }
+
+    /// A field of the hash `h`, with these companions.
+    fn field(name: &str, companions: &[Deed]) -> Prepared {
+        let id = EntryId::member(b"h".as_slice().into(), name.as_bytes());
+        let probe = Probe::Field { field: name.as_bytes().into(), value: b"1".to_vec() };
+        let own = deed(Verb::Hdel, "h", &[name]);
+        Prepared { id, probe, deeds: companions.iter().cloned().chain([own]).collect(), skipped: 0 }
+    }
+
+    /// A hash of its own that is compared by these fields.
+    fn hash(key: &str, fields: &[&str], companions: &[Deed]) -> Prepared {
+        let fields = fields.iter().map(|name| (name.as_bytes().into(), Some(b"1".to_vec()))).collect();
+        let own = deed(Verb::Unlink, key, &[]);
+        let deeds = companions.iter().cloned().chain([own]).collect();
+        Prepared { id: EntryId::key(key.as_bytes()), probe: Probe::Fields { fields }, deeds, skipped: 0 }
+    }
+
+    #[track_caller]
+    fn check(prepared: Vec<Prepared>, expected: &[usize]) {
+        let total = prepared.len();
+        let mut evicted = Evicted::default();
+        let sizes: Vec<usize> = batches(prepared, &mut evicted).iter().map(Vec::len).collect();
+        assert_eq!(sizes, expected);
+        assert_eq!(sizes.iter().sum::<usize>() + evicted.outcomes.len(), total, "each entry has its place");
+    }
+
+    #[test]
+    fn entries_that_touch_nothing_of_each_other_go_together() {
+        let shared = [deed(Verb::Srem, "everybody", &["x"])];
+        check(vec![field("a", &shared), field("b", &shared), field("c", &[])], &[3]);
+    }
+
+    #[test]
+    fn what_one_writes_and_another_compares_is_parted() {
+        check(vec![field("a", &[]), field("a", &[])], &[1, 1]);
+        let part = [deed(Verb::Hdel, "k2", &["t"])];
+        check(vec![hash("k1", &["t"], &part), hash("k2", &["t"], &[])], &[1, 1]);
+        check(vec![hash("k2", &["t"], &[]), hash("k1", &["t"], &part)], &[1, 1]);
+        check(vec![hash("k1", &["t"], &part), hash("k2", &["u"], &[])], &[2]);
+        let whole = [deed(Verb::Unlink, "k2", &[])];
+        check(vec![hash("k1", &["t"], &whole), hash("k2", &["u"], &[]), hash("k3", &["u"], &[])], &[1, 2]);
+    }
+
+    #[test]
+    fn a_batch_is_no_larger_than_the_server_can_bear() {
+        check((0..251).map(|n| hash(&n.to_string(), &["t"], &[])).collect(), &[125, 125, 1]);
+        let many: Vec<Deed> = (0..300).map(|n| deed(Verb::Unlink, &format!("rec:{n}"), &[])).collect();
+        check(vec![hash("a", &["t"], &[]), hash("b", &["t"], &many), hash("c", &["t"], &[])], &[1, 1, 1]);
+    }
+
+    #[test]
+    fn what_leads_to_our_own_keys_or_to_the_container_is_in_no_batch() {
+        let own = [deed(Verb::Unlink, "presence-reaper:state", &[])];
+        check(vec![field("a", &own), field("b", &[deed(Verb::Unlink, "h", &[])]), field("c", &[])], &[1]);
+        check(vec![hash("k", &["t"], &[deed(Verb::Hdel, "k", &["u"])])], &[]);
+    }
+}

@@ -1,0 +1,205 @@
+//! Keys by pattern: an entry is a key that holds a string, or a hash.
+//!
+//! A page of names is read while the next one is on its way: both are asked for in one round trip. `SCAN` is not
+//! asked for a type: a key of another type than configured is counted as unreadable, instead of going unseen.
+
+use redis::Value;
+
+use super::connect::{Link, Live};
+use super::error::{Error, Kind};
+use super::evict::OWN_PREFIX;
+use super::own::{self, Own};
+use super::scan::{MAX_PAGES, PageSize};
+use super::status::Purpose;
+use super::{Found, reply};
+use crate::language::pattern::Pattern;
+use crate::language::source::{LastPing, Source};
+use crate::policy::entry::{Bytes, EntryId, Mark, Now};
+use crate::policy::ping::Unreadable;
+use crate::policy::survey::Survey;
+
+/// What a key turned out to hold.
+enum Held {
+    Nothing,
+    WrongType,
+    Own(Own),
+}
+
+impl Held {
+    /// Whether nothing was read, whatever the key may be.
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Nothing => true,
+            Self::Own(Own::Fields(fields)) => fields.iter().all(|(_, value)| value.is_none()),
+            Self::WrongType | Self::Own(_) => false,
+        }
+    }
+}
+
+pub(super) async fn survey(
+    link: &Link,
+    live: &Live,
+    source: &Source,
+    pattern: &Pattern,
+    survey: &mut Survey,
+) -> Result<(), Error> {
+    let doing = super::surveying(source);
+    let reader = Reader { link, live, doing: &doing, fields: time_fields(source), purpose: Purpose::Scan };
+    let glob = pattern.glob();
+    let mut size = PageSize::new();
+    let mut cursor = Some(0);
+    let mut names: Vec<Vec<u8>> = Vec::new();
+    // bound: until the server's cursor is back at 0, and never more than MAX_PAGES
+    for _ in 0..MAX_PAGES {
+        let next = cursor.map(|cursor| (cursor, &glob[..], size.items()));
+        let (now, held, page) = reader.read(&names, next).await?;
+        size.saw(held.iter().map(held_size).sum());
+        for (name, held) in names.drain(..).zip(held) {
+            observe(source, name, held, now, survey);
+        }
+        let Some(page) = page else { return Ok(()) };
+        let (next, found) = reply::page(page).map_err(|unexpected| link.unexpected(&doing, unexpected))?;
+        names = entry_keys(source, pattern, found).map_err(|unexpected| link.unexpected(&doing, unexpected))?;
+        cursor = (next != 0).then_some(next);
+        if cursor.is_none() && names.is_empty() {
+            return Ok(());
+        }
+    }
+    Err(link.error(Kind::Other, doing, "the scan did not end"))
+}
+
+fn entry_keys(source: &Source, pattern: &Pattern, found: Value) -> Result<Vec<Vec<u8>>, reply::Unexpected> {
+    let names = reply::array(found)?.into_iter().map(reply::some_bytes).collect::<Result<Vec<_>, _>>()?;
+    let is_entry = |name: &Vec<u8>| !name.starts_with(OWN_PREFIX) && pattern.matches(name) && !source.ignores(name);
+    Ok(names.into_iter().filter(is_entry).collect())
+}
+
+fn observe(source: &Source, name: Vec<u8>, held: Held, now: Now, survey: &mut Survey) {
+    match held {
+        Held::Nothing => {}
+        Held::WrongType => {
+            survey.observe(Err(Unreadable::WrongType), Mark::of([]), now, || EntryId::key(name));
+        }
+        Held::Own(own) => {
+            let (judged, mark) = own::judge(source, &own, now.server);
+            survey.observe(judged, mark, now, || EntryId::key(name));
+        }
+    }
+}
+
+pub(super) async fn look(
+    link: &Link,
+    live: &Live,
+    source: &Source,
+    ids: &[EntryId],
+) -> Result<(Now, Vec<Found>), Error> {
+    let doing = super::looking(source);
+    let fields = time_fields(source).is_some().then(|| own::evidence_fields(source));
+    let reader = Reader { link, live, doing: &doing, fields, purpose: Purpose::Read };
+    let names: Vec<Vec<u8>> = ids.iter().map(|id| id.key.to_vec()).collect();
+    let (now, held, _) = reader.read(&names, None).await?;
+    let found = ids.iter().zip(held).map(|(id, held)| match held {
+        Held::Nothing => Found::Gone,
+        Held::WrongType => Found::WrongType,
+        Held::Own(own) => Found::entry(source, id, own, now),
+    });
+    Ok((now, found.collect()))
+}
+
+/// The fields of the times, where the entries are hashes.
+fn time_fields(source: &Source) -> Option<Vec<Bytes>> {
+    match &source.last_ping {
+        LastPing::Fields(fields) => Some(fields.clone()),
+        LastPing::Score | LastPing::Value(_) => None,
+    }
+}
+
+fn held_size(held: &Held) -> usize {
+    match held {
+        Held::Own(Own::Value(value)) => value.len(),
+        Held::Own(Own::Fields(fields)) => fields.iter().map(|(_, value)| value.as_ref().map_or(0, Vec::len)).sum(),
+        _ => 0,
+    }
+}
+
+struct Reader<'a> {
+    link: &'a Link,
+    live: &'a Live,
+    doing: &'a str,
+    /// The fields to read, where the keys hold hashes.
+    fields: Option<Vec<Bytes>>,
+    purpose: Purpose,
+}
+
+impl Reader<'_> {
+    /// Reads what these keys hold, and in the same round trip the next page of names. The time is read first, so ages
+    /// err to the young side.
+    async fn read(
+        &self,
+        names: &[Vec<u8>],
+        next: Option<(u64, &[u8], usize)>,
+    ) -> Result<(Now, Vec<Held>, Option<Value>), Error> {
+        let mut commands = redis::pipe();
+        commands.cmd("TIME");
+        match &self.fields {
+            Some(fields) => names.iter().for_each(|name| {
+                commands.cmd("HMGET").arg(name);
+                fields.iter().for_each(|field| _ = commands.arg(&field[..]));
+            }),
+            None if names.is_empty() => {}
+            None => _ = commands.cmd("MGET").arg(names),
+        }
+        if let Some((cursor, glob, items)) = next {
+            commands.cmd("SCAN").arg(cursor).arg("MATCH").arg(glob).arg("COUNT").arg(items);
+        }
+        let mut replies = self.link.ask(self.live, self.purpose, self.doing, &commands).await?;
+        let page = next.and_then(|_| replies.pop());
+        let mut replies = replies.into_iter();
+        let now = self.link.now(self.doing, replies.next().unwrap_or_default())?;
+        let held = match &self.fields {
+            Some(fields) => replies.map(|reply| hash(fields, reply)).collect::<Result<Vec<_>, _>>(),
+            None => strings(replies.next()),
+        };
+        let mut held = held.map_err(|unexpected| self.link.unexpected(self.doing, unexpected))?;
+        self.tell_types_apart(names, &mut held).await?;
+        Ok((now, held, page))
+    }
+
+    /// `MGET` answers nil for a key of another type as for none, and `HMGET` nothing but nils for a hash without these
+    /// fields as for no key: the few that did are asked for their type.
+    async fn tell_types_apart(&self, names: &[Vec<u8>], held: &mut [Held]) -> Result<(), Error> {
+        let empty: Vec<usize> = (0..held.len()).filter(|at| held[*at].is_empty()).collect();
+        if empty.is_empty() {
+            return Ok(());
+        }
+        let mut commands = redis::pipe();
+        empty.iter().for_each(|at| _ = commands.cmd("TYPE").arg(&names[*at]));
+        let types = self.link.ask(self.live, self.purpose, self.doing, &commands).await?;
+        let wanted: &[u8] = if self.fields.is_some() { b"hash" } else { b"string" };
+        for (at, kind) in empty.into_iter().zip(types) {
+            let kind = reply::some_bytes(kind).map_err(|unexpected| self.link.unexpected(self.doing, unexpected))?;
+            if kind == b"none" {
+                held[at] = Held::Nothing;
+            } else if kind != wanted {
+                held[at] = Held::WrongType;
+            }
+            // Else it stays what it was. A string came back between the two reads, so a client just wrote it; the next
+            // survey judges it.
+        }
+        Ok(())
+    }
+}
+
+fn hash(fields: &[Bytes], reply: Value) -> Result<Held, reply::Unexpected> {
+    if matches!(&reply, Value::ServerError(error) if error.code() == "WRONGTYPE") {
+        return Ok(Held::WrongType);
+    }
+    let values = reply::array(reply)?.into_iter().map(reply::bytes).collect::<Result<Vec<_>, _>>()?;
+    Ok(Held::Own(Own::Fields(fields.iter().cloned().zip(values).collect())))
+}
+
+fn strings(reply: Option<Value>) -> Result<Vec<Held>, reply::Unexpected> {
+    let Some(reply) = reply else { return Ok(Vec::new()) };
+    let held = |value| Ok(reply::bytes(value)?.map_or(Held::Nothing, |value| Held::Own(Own::Value(value))));
+    reply::array(reply)?.into_iter().map(held).collect()
+}

@@ -1,0 +1,270 @@
+//! One sorted set: an entry is a member, its score is the last ping.
+//!
+//! The index answers: counts by range, the newest by one look from its end. Only members that may be due before the
+//! next survey are read.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use redis::Value;
+
+use super::Found;
+use super::connect::{Link, Live};
+use super::error::{Error, Kind};
+use super::own::{self, Own};
+use super::reply;
+use super::scan;
+use super::status::Purpose;
+use crate::language::source::Source;
+use crate::policy::entry::{Bytes, EntryId, Now, Timestamp};
+use crate::policy::ping::{PLAUSIBLE_FROM, Unit, Unreadable, plausible_to};
+use crate::policy::staleness::{FUTURE_TOLERANCE, Freshness, Timing};
+use crate::policy::survey::{Candidate, MAX_CANDIDATES, Survey};
+
+/// Members read at a time.
+const PAGE: usize = 1_000;
+
+pub(super) async fn survey(
+    link: &Link,
+    live: &Live,
+    source: &Source,
+    key: &Bytes,
+    timing: &Timing,
+    survey: &mut Survey,
+) -> Result<(), Error> {
+    if source.ignore.is_empty() {
+        Index { link, live, source, key, timing, doing: super::surveying(source) }.survey(survey).await
+    } else {
+        walk(link, live, source, key, survey).await
+    }
+}
+
+/// With members to ignore the index can't count: the set is read whole.
+async fn walk(link: &Link, live: &Live, source: &Source, key: &Bytes, survey: &mut Survey) -> Result<(), Error> {
+    let doing = super::surveying(source);
+    scan::walk(link, live, "ZSCAN", key, &doing, |now, member, score| {
+        if let Some(score) = reply::score(score)?
+            && !source.ignores(&member)
+        {
+            let (judged, mark) = own::judge(source, &Own::Score(score), now.server);
+            survey.observe(judged, mark, now, || EntryId::member(key.clone(), member));
+        }
+        Ok(())
+    })
+    .await
+}
+
+pub(super) async fn look(
+    link: &Link,
+    live: &Live,
+    source: &Source,
+    key: &Bytes,
+    ids: &[EntryId],
+) -> Result<(Now, Vec<Found>), Error> {
+    let doing = super::looking(source);
+    let mut commands = redis::pipe();
+    commands.cmd("TIME");
+    for id in ids {
+        commands.cmd("ZSCORE").arg(&key[..]).arg(id.name());
+    }
+    let mut replies = link.ask(live, Purpose::Read, &doing, &commands).await?.into_iter();
+    let now = link.now(&doing, replies.next().unwrap_or_default())?;
+    let found = ids.iter().zip(replies).map(|(id, score)| {
+        Ok(reply::score(score)?.map_or(Found::Gone, |score| Found::entry(source, id, Own::Score(score), now)))
+    });
+    Ok((now, found.collect::<Result<_, _>>().map_err(|unexpected| link.unexpected(&doing, unexpected))?))
+}
+
+/// A range of last pings, both ends included unless said otherwise.
+#[derive(Clone, Copy, Debug)]
+struct Band {
+    from: Timestamp,
+    from_excluded: bool,
+    to: Timestamp,
+}
+
+impl Band {
+    fn over(from: Timestamp, to: Timestamp) -> Self {
+        Self { from, from_excluded: false, to }
+    }
+
+    fn after(from: Timestamp, to: Timestamp) -> Self {
+        Self { from, from_excluded: true, to }
+    }
+}
+
+/// The survey of one sorted set by its index.
+struct Index<'a> {
+    link: &'a Link,
+    live: &'a Live,
+    source: &'a Source,
+    key: &'a Bytes,
+    timing: &'a Timing,
+    doing: String,
+}
+
+impl Index<'_> {
+    async fn survey(&self, survey: &mut Survey) -> Result<(), Error> {
+        let (now, total, units) = self.windows().await?;
+        let mut plausible = 0;
+        for (unit, count) in units {
+            plausible += count;
+            survey.times[unit.index()] += count;
+            if count > 0 {
+                self.count(unit, now.server, survey).await?;
+                self.candidates(unit, now, survey).await?;
+            }
+        }
+        survey.unreadable[Unreadable::Implausible.index()] += total.saturating_sub(plausible);
+        Ok(())
+    }
+
+    /// Server time, how many members there are, and how many lie in the plausible window of each unit.
+    async fn windows(&self) -> Result<(Now, u64, Vec<(Unit, u64)>), Error> {
+        let time = self.ask(|commands| _ = commands.cmd("TIME")).await?.pop_front().unwrap_or_default();
+        let now = self.link.now(&self.doing, time)?;
+        let window = Band::over(PLAUSIBLE_FROM, plausible_to(now.server));
+        let units: Vec<Unit> = self.source.format.units().collect();
+        let mut replies = self
+            .ask(|commands| {
+                commands.cmd("ZCARD").arg(&self.key[..]);
+                units.iter().for_each(|unit| self.zcount(commands, *unit, window));
+            })
+            .await?;
+        let total = self.take_count(&mut replies)?;
+        let units = units.into_iter().map(|unit| Ok((unit, self.take_count(&mut replies)?)));
+        Ok((now, total, units.collect::<Result<_, Error>>()?))
+    }
+
+    /// Counts the members of one unit by freshness and age, and finds the newest and the oldest.
+    async fn count(&self, unit: Unit, now: Timestamp, survey: &mut Survey) -> Result<(), Error> {
+        let newest = now.plus(FUTURE_TOLERANCE);
+        let (late, stale) = (now.minus(self.timing.late_after()), now.minus(self.timing.threshold));
+        let freshness = [
+            (Freshness::Future, Band::after(newest, plausible_to(now))),
+            (Freshness::Fresh, Band::after(late, newest)),
+            (Freshness::Late, Band::after(stale, late)),
+            (Freshness::Stale, Band::over(PLAUSIBLE_FROM, stale)),
+        ];
+        let ages = age_bands(survey.ages.edges(), now);
+        let mut replies = self
+            .ask(|commands| {
+                freshness.iter().for_each(|(_, band)| self.zcount(commands, unit, *band));
+                ages.iter().for_each(|(_, band)| self.zcount(commands, unit, *band));
+                let (min, max) = self.range(unit, Band::over(PLAUSIBLE_FROM, self.timing.sign_of_life_until(now)));
+                let ends = [("ZREVRANGEBYSCORE", &max, &min), ("ZRANGEBYSCORE", &min, &max)];
+                for (command, first, second) in ends {
+                    commands.cmd(command).arg(&self.key[..]).arg(first).arg(second);
+                    commands.arg("WITHSCORES").arg("LIMIT").arg(0).arg(1);
+                }
+            })
+            .await?;
+        for (freshness, _) in freshness {
+            survey.count(freshness, self.take_count(&mut replies)?);
+        }
+        for (age, _) in ages {
+            survey.ages.add(age, self.take_count(&mut replies)?);
+        }
+        for end in replies {
+            for (_, score) in self.scored(end)? {
+                if let (Ok((last_ping, _)), _) = own::judge(self.source, &Own::Score(score), now) {
+                    survey.saw(last_ping);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the members of one unit older than `watch_from`, oldest first.
+    ///
+    /// Pages go on by score and, within one score, by how many of it were read: an offset over the whole would make
+    /// the server walk what it had already told.
+    async fn candidates(&self, unit: Unit, now: Now, survey: &mut Survey) -> Result<(), Error> {
+        let old = Band::over(PLAUSIBLE_FROM, now.server.minus(self.timing.watch_from()));
+        let (mut min, max) = self.range(unit, old);
+        let (mut last, mut of_last) = (f64::NEG_INFINITY, 0);
+        let mut told = 0;
+        // bound: each page reads on, and MAX_CANDIDATES ends it
+        while survey.candidates.len() < MAX_CANDIDATES {
+            let mut replies = self
+                .ask(|commands| {
+                    commands.cmd("ZRANGEBYSCORE").arg(&self.key[..]).arg(&min).arg(&max);
+                    commands.arg("WITHSCORES").arg("LIMIT").arg(of_last).arg(PAGE);
+                })
+                .await?;
+            let page = self.scored(replies.pop_front().unwrap_or_default())?;
+            let read = page.len();
+            told += read as u64;
+            for (member, score) in page {
+                of_last = if score == last { of_last + 1 } else { 1 };
+                last = score;
+                self.candidate(member, score, now, survey);
+            }
+            if read < PAGE {
+                return Ok(());
+            }
+            min = last.to_string();
+        }
+        let mut rest = self.ask(|commands| self.zcount(commands, unit, old)).await?;
+        survey.unwatched += self.take_count(&mut rest)?.saturating_sub(told);
+        Ok(())
+    }
+
+    fn candidate(&self, member: Vec<u8>, score: f64, now: Now, survey: &mut Survey) {
+        if let (Ok((last_ping, _)), mark) = own::judge(self.source, &Own::Score(score), now.server) {
+            let id = EntryId::member(self.key.clone(), member);
+            let freshness = self.timing.judge(last_ping, now.server);
+            survey.keep(Candidate { id, mark, last_ping, seen: now.mono }, freshness);
+        }
+    }
+
+    fn zcount(&self, commands: &mut redis::Pipeline, unit: Unit, band: Band) {
+        let (min, max) = self.range(unit, band);
+        commands.cmd("ZCOUNT").arg(&self.key[..]).arg(min).arg(max);
+    }
+
+    /// A range of last pings as scores; the set may hold deadlines.
+    fn range(&self, unit: Unit, band: Band) -> (String, String) {
+        let score = |at: Timestamp| unit.score(at.plus(self.source.deadline)).unwrap_or(f64::NAN).to_string();
+        let from = score(band.from);
+        (if band.from_excluded { format!("({from}") } else { from }, score(band.to))
+    }
+
+    async fn ask(&self, fill: impl FnOnce(&mut redis::Pipeline)) -> Result<VecDeque<Value>, Error> {
+        let mut commands = redis::pipe();
+        fill(&mut commands);
+        Ok(self.link.ask(self.live, Purpose::Scan, &self.doing, &commands).await?.into())
+    }
+
+    fn take_count(&self, replies: &mut VecDeque<Value>) -> Result<u64, Error> {
+        let reply =
+            replies.pop_front().ok_or_else(|| self.link.error(Kind::Other, &self.doing, "a reply is missing"))?;
+        reply::count(reply).map_err(|unexpected| self.link.unexpected(&self.doing, unexpected))
+    }
+
+    fn scored(&self, reply: Value) -> Result<Vec<(Vec<u8>, f64)>, Error> {
+        let read = || {
+            let pairs = reply::pairs(reply)?.into_iter();
+            let pairs =
+                pairs.map(|(member, score)| Ok((reply::some_bytes(member)?, reply::score(score)?.unwrap_or(f64::NAN))));
+            pairs.collect::<Result<Vec<_>, _>>()
+        };
+        read().map_err(|unexpected| self.link.unexpected(&self.doing, unexpected))
+    }
+}
+
+/// The bands between the edges of an age histogram, each with an age in milliseconds that lies in it.
+fn age_bands(edges: &[Duration], now: Timestamp) -> Vec<(i64, Band)> {
+    let mut younger = now.plus(FUTURE_TOLERANCE);
+    let mut bands = Vec::with_capacity(edges.len() + 1);
+    for edge in edges {
+        let older = now.minus(*edge);
+        // An age equal to the edge still belongs to it. Last pings are rounded up to the millisecond, scores are not:
+        // each band ends exactly where the next one begins, and no fraction falls between the two.
+        let before = Timestamp::from_millis(older.millis() - 1);
+        bands.push((now.millis_since(older), Band::after(before, younger)));
+        younger = before;
+    }
+    bands.push((i64::MAX, Band::over(PLAUSIBLE_FROM, younger)));
+    bands
+}
