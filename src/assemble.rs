@@ -1,0 +1,55 @@
+//! One checked configuration → the reapers of a process, on one connection a database and under one pace.
+
+use std::sync::{Arc, Mutex};
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::policy::guard::{self, Lifted};
+use crate::policy::pace::Shared;
+use crate::reaper::{Mode, Reaper, Settings};
+use crate::store::Store;
+use crate::store::connect::{self, Links};
+
+/// What holds for all sources of a run.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// Whether anything is evicted; a source may still be in dry run by itself.
+    pub mode: Mode,
+    /// Guards lifted by the operator.
+    pub lifted: Lifted,
+    /// Evictions allowed in all.
+    pub max: Option<u64>,
+}
+
+impl Run {
+    /// The daemon's run: no limit but the pace, nothing lifted.
+    pub fn unlimited(mode: Mode) -> Self {
+        Self { mode, lifted: Lifted::default(), max: None }
+    }
+}
+
+/// The reapers that a configuration asks for, and their connections: those on one database share one.
+pub fn reapers(config: &Config, run: &Run, clock: Clock) -> (Links, Vec<Reaper>) {
+    let mut links = Links::new(config.redis.endpoint.clone());
+    let shared = Arc::new(Mutex::new(Shared::new(process_rate(config), run.max)));
+    let reapers = config.sources.iter().map(|source| {
+        let link = links.to(connect::Settings { db: source.db, ..config.redis.clone() }, clock);
+        let settings = Settings {
+            timing: source.timing,
+            guard: source.guard,
+            mode: if source.dry_run { Mode::DryRun } else { run.mode },
+            lifted: run.lifted,
+        };
+        let store = Store::new(link, Arc::clone(&source.source), source.timing);
+        Reaper::new(store, clock, settings, Arc::clone(&shared))
+    });
+    let reapers = reapers.collect();
+    (links, reapers)
+}
+
+/// The whole process keeps to 500 a second, or to the fastest source if that was set faster.
+fn process_rate(config: &Config) -> Option<u32> {
+    let default = guard::Settings::default().max_evict_rate;
+    let rates = config.sources.iter().map(|source| source.guard.max_evict_rate);
+    rates.fold(default, |fastest, rate| Some(fastest?.max(rate?)))
+}

@@ -1,0 +1,170 @@
+//! The audit and `--once`: the daemon's survey and strike, without its loop.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::policy::entry::Monotonic;
+use crate::policy::guard::State;
+use crate::policy::outcome::Outcomes;
+use crate::policy::schedule;
+use crate::reaper::{Finding, Mode, Reaper, Report};
+
+/// Told while a run waits for its second look: the source, how many entries are watched, and how long it still takes.
+pub type Waiting = Arc<dyn Fn(&str, usize, Duration) + Send + Sync>;
+
+/// How often those who wait are told.
+const TOLD_EVERY: Duration = Duration::from_secs(1);
+
+/// Surveys every source once and strikes nothing.
+pub async fn audit(reapers: Vec<Reaper>, stop: CancellationToken) -> Vec<Finding> {
+    each(reapers, |reaper| {
+        let stop = stop.clone();
+        async move {
+            let mut reaper = reaper;
+            let mut run = SingleRun::new(&reaper, stop);
+            run.first_survey(&mut reaper).await;
+            run.finding
+        }
+    })
+    .await
+}
+
+/// Surveys every source, waits until what is stale was seen for long enough, and strikes it, at the pace and under the
+/// guards. All sources wait together.
+pub async fn once(reapers: Vec<Reaper>, clock: Clock, stop: CancellationToken, waiting: Waiting) -> Vec<Finding> {
+    each(reapers, |reaper| {
+        let (stop, waiting) = (stop.clone(), Arc::clone(&waiting));
+        async move {
+            let mut reaper = reaper;
+            let mut run = SingleRun::new(&reaper, stop);
+            run.first_survey(&mut reaper).await;
+            if reaper.mode() == Mode::Evict && run.finding.is_complete() {
+                run.strike_all(&mut reaper, clock, &waiting).await;
+            }
+            run.finding
+        }
+    })
+    .await
+}
+
+async fn each<F>(reapers: Vec<Reaper>, run: impl Fn(Reaper) -> F) -> Vec<Finding>
+where
+    F: Future<Output = Finding> + Send + 'static,
+{
+    let mut runs = JoinSet::new();
+    for (place, reaper) in reapers.into_iter().enumerate() {
+        let run = run(reaper);
+        runs.spawn(async move { (place, run.await) });
+    }
+    let mut findings = runs.join_all().await;
+    findings.sort_by_key(|(place, _)| *place);
+    findings.into_iter().map(|(_, finding)| finding).collect()
+}
+
+struct SingleRun {
+    finding: Finding,
+    stop: CancellationToken,
+}
+
+impl SingleRun {
+    fn new(reaper: &Reaper, stop: CancellationToken) -> Self {
+        let source = reaper.store().source();
+        let finding = Finding {
+            source: Arc::clone(&source.name),
+            place: source.container.describe(),
+            timing: *reaper.timing(),
+            dry_run: reaper.mode() == Mode::DryRun,
+            survey: None,
+            now: None,
+            state: State::Normal,
+            hold: None,
+            outcomes: Outcomes::default(),
+            kept_by_grace: 0,
+            companions_skipped: 0,
+            failure: None,
+            interrupted: false,
+        };
+        Self { finding, stop }
+    }
+
+    /// One look at everything. What the run reports of the source's entries is what this look saw.
+    async fn first_survey(&mut self, reaper: &mut Reaper) {
+        let look = async {
+            match reaper.store().health().await {
+                Ok(health) => {
+                    reaper.resume(&health);
+                    Ok(reaper.survey().await)
+                }
+                Err(error) => Err(error),
+            }
+        };
+        match self.stop.clone().run_until_cancelled_owned(look).await {
+            None => self.finding.interrupted = true,
+            Some(Err(error)) => {
+                self.finding.state = State::Blind;
+                self.finding.failure = Some(error);
+            }
+            Some(Ok(report)) => {
+                self.finding.survey = report.survey.clone();
+                self.finding.now = report.now;
+                self.take_in(&report);
+            }
+        }
+    }
+
+    fn take_in(&mut self, report: &Report) {
+        let finding = &mut self.finding;
+        finding.outcomes.merge(&report.outcomes);
+        finding.companions_skipped += report.companions_skipped;
+        finding.kept_by_grace += report.skipped.observing;
+        finding.state = report.state;
+        finding.hold = report.hold.clone();
+        if report.failure.is_some() {
+            finding.failure = report.failure.clone();
+        }
+    }
+
+    /// Strikes what was stale at the first survey until nothing of it is left, the source holds, or the allowed number
+    /// has gone. Each turn either strikes, or looks again so that the guards judge by fresh facts.
+    async fn strike_all(&mut self, reaper: &mut Reaper, clock: Clock, waiting: &Waiting) {
+        reaper.close();
+        let mut surveyed = clock.now();
+        // bound: the watch takes in nothing new, the pace lets some of it go in every heartbeat interval, and each entry
+        // is struck once
+        while !reaper.is_done() && !reaper.is_spent() && self.finding.hold.is_none() && self.finding.failure.is_none() {
+            let next_survey = schedule::next_survey(surveyed, reaper.timing(), 0.0);
+            let next = reaper.next_strike().unwrap_or(next_survey).min(next_survey);
+            if !self.wait(reaper, clock, next, waiting).await {
+                self.finding.interrupted = true;
+                return;
+            }
+            if clock.now() >= next_survey {
+                surveyed = clock.now();
+                let report = reaper.survey().await;
+                self.take_in(&report);
+            }
+            let report = reaper.strike(&self.stop).await;
+            self.take_in(&report);
+        }
+    }
+
+    /// Sleeps until `next`, telling who waits; false when told to stop.
+    async fn wait(&self, reaper: &mut Reaper, clock: Clock, next: Monotonic, waiting: &Waiting) -> bool {
+        // bound: every round sleeps, and `next` comes
+        while clock.now() < next {
+            if let Some(strike) = reaper.next_strike() {
+                waiting(&self.finding.source, reaper.watched(), strike.since(clock.now()));
+            }
+            let until = next.min(clock.now().plus(TOLD_EVERY));
+            let sleep = tokio::time::sleep_until(clock.instant(until));
+            if self.stop.run_until_cancelled(sleep).await.is_none() {
+                return false;
+            }
+        }
+        true
+    }
+}

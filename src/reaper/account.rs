@@ -1,0 +1,137 @@
+//! What a survey or a strike did, as plain values.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::policy::continuity::Break;
+use crate::policy::entry::Now;
+use crate::policy::guard::{Change, Hold, State};
+use crate::policy::outcome::Outcomes;
+use crate::policy::staleness::Timing;
+use crate::policy::survey::Survey;
+use crate::store::error::Error;
+
+/// Which of the two verbs a report is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// Everything was read.
+    Survey,
+    /// What was due was struck.
+    Strike,
+}
+
+/// Entries passed over, counted once a mark and reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Skipped {
+    /// A dry run would have evicted them.
+    pub dry_run: u64,
+    /// E3 and E4: not seen for long enough, or within a grace.
+    pub observing: u64,
+    /// E5: the source held.
+    pub guard: u64,
+    /// E8: beyond the pace.
+    pub limit: u64,
+}
+
+/// What one survey or strike did, failed ones too. Metrics and reports see nothing else of a sweep.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The source.
+    pub source: Arc<str>,
+    /// Which verb.
+    pub verb: Verb,
+    /// How long it took.
+    pub took: Duration,
+    /// The two clocks when it ended; none if Redis was not heard.
+    pub now: Option<Now>,
+    /// What broke it off.
+    pub failure: Option<Error>,
+    /// What a survey saw, its candidates left out.
+    pub survey: Option<Arc<Survey>>,
+    /// The state of the source afterwards.
+    pub state: State,
+    /// Why it evicts nothing, if it holds.
+    pub hold: Option<Hold>,
+    /// Continuity breaks that it found.
+    pub breaks: Vec<Break>,
+    /// What it changed about the guards.
+    pub changes: Vec<Change>,
+    /// What became of the entries it struck.
+    pub outcomes: Outcomes,
+    /// How long after its threshold each evicted entry had still stood.
+    pub lags: Vec<Duration>,
+    /// What it passed over.
+    pub skipped: Skipped,
+    /// Companions of evicted entries that named no key.
+    pub companions_skipped: u64,
+}
+
+impl Report {
+    /// A report that has nothing to tell yet.
+    pub(super) fn new(source: Arc<str>, verb: Verb) -> Self {
+        Self {
+            source,
+            verb,
+            took: Duration::ZERO,
+            now: None,
+            failure: None,
+            survey: None,
+            state: State::Normal,
+            hold: None,
+            breaks: Vec::new(),
+            changes: Vec::new(),
+            outcomes: Outcomes::default(),
+            lags: Vec::new(),
+            skipped: Skipped::default(),
+            companions_skipped: 0,
+        }
+    }
+}
+
+/// What a single run found of a source, and did.
+#[derive(Clone, Debug)]
+pub struct Finding {
+    /// The source.
+    pub source: Arc<str>,
+    /// Where its entries are, for a person: `zset presence:online`.
+    pub place: String,
+    /// Its rhythm.
+    pub timing: Timing,
+    /// It is only looked at.
+    pub dry_run: bool,
+    /// What was seen; none if it could not be read.
+    pub survey: Option<Arc<Survey>>,
+    /// The two clocks when the survey ended.
+    pub now: Option<Now>,
+    /// The state of the source at the end.
+    pub state: State,
+    /// Why it evicted nothing, if it held.
+    pub hold: Option<Hold>,
+    /// What became of the entries that were struck.
+    pub outcomes: Outcomes,
+    /// Stale entries that a grace of their own kept although the source did not hold.
+    pub kept_by_grace: u64,
+    /// Companions of evicted entries that named no key.
+    pub companions_skipped: u64,
+    /// What broke it off.
+    pub failure: Option<Error>,
+    /// It was told to stop before it was done.
+    pub interrupted: bool,
+}
+
+impl Finding {
+    /// Whether the source was seen and dealt with to the end.
+    pub fn is_complete(&self) -> bool {
+        self.survey.is_some() && self.failure.is_none() && !self.interrupted
+    }
+
+    /// Stale entries that were seen.
+    pub fn stale(&self) -> u64 {
+        self.survey.as_ref().map_or(0, |survey| survey.stale)
+    }
+
+    /// Whether a guard kept a stale entry from going that would have gone.
+    pub fn is_held(&self) -> bool {
+        !self.dry_run && self.stale() > 0 && (self.hold.is_some() || self.kept_by_grace > 0)
+    }
+}
