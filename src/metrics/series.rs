@@ -1,0 +1,91 @@
+//! Series that are registered as they are made, each with all its labels: what exists is decided at the start.
+
+use prometheus::core::Collector;
+use prometheus::{Error, Gauge, Histogram, HistogramOpts, IntCounter, IntGauge, Opts, Registry};
+
+/// Makes series that share some labels.
+#[derive(Clone, Copy)]
+pub(super) struct Series<'a> {
+    pub(super) registry: &'a Registry,
+    pub(super) labels: &'a [(&'a str, &'a str)],
+}
+
+impl Series<'_> {
+    pub(super) fn gauge(&self, name: &str, help: &str) -> Result<Gauge, Error> {
+        self.register(Gauge::with_opts(self.opts(name, help))?)
+    }
+
+    pub(super) fn counter(&self, name: &str, help: &str) -> Result<IntCounter, Error> {
+        self.register(IntCounter::with_opts(self.opts(name, help))?)
+    }
+
+    pub(super) fn histogram(&self, name: &str, help: &str, edges: &[f64]) -> Result<Histogram, Error> {
+        let opts = HistogramOpts { common_opts: self.opts(name, help), buckets: edges.to_vec() };
+        self.register(Histogram::with_opts(opts)?)
+    }
+
+    /// One counter for each of `values`.
+    pub(super) fn counters(
+        &self,
+        name: &str,
+        help: &str,
+        label: &str,
+        values: impl IntoIterator<Item = &'static str>,
+    ) -> Result<Labelled<IntCounter>, Error> {
+        let series = values.into_iter().map(|value| {
+            let counter = IntCounter::with_opts(self.opts(name, help).const_label(label, value))?;
+            Ok((value, self.register(counter)?))
+        });
+        Ok(Labelled(series.collect::<Result<_, Error>>()?))
+    }
+
+    /// One gauge for each of `values`.
+    pub(super) fn gauges(
+        &self,
+        name: &str,
+        help: &str,
+        label: &str,
+        values: impl IntoIterator<Item = &'static str>,
+    ) -> Result<Labelled<IntGauge>, Error> {
+        let series = values.into_iter().map(|value| {
+            let gauge = IntGauge::with_opts(self.opts(name, help).const_label(label, value))?;
+            Ok((value, self.register(gauge)?))
+        });
+        Ok(Labelled(series.collect::<Result<_, Error>>()?))
+    }
+
+    fn opts(&self, name: &str, help: &str) -> Opts {
+        self.labels.iter().fold(Opts::new(name, help), |opts, (label, value)| opts.const_label(*label, *value))
+    }
+
+    fn register<C: Collector + Clone + 'static>(&self, series: C) -> Result<C, Error> {
+        self.registry.register(Box::new(series.clone()))?;
+        Ok(series)
+    }
+}
+
+/// The series of one name, one for each value of a closed label.
+#[derive(Debug)]
+pub(super) struct Labelled<S>(Vec<(&'static str, S)>);
+
+impl<S> Labelled<S> {
+    fn of(&self, value: &str) -> Option<&S> {
+        self.0.iter().find(|(known, _)| *known == value).map(|(_, series)| series)
+    }
+}
+
+impl Labelled<IntCounter> {
+    pub(super) fn add(&self, value: &'static str, count: u64) {
+        if let Some(counter) = self.of(value) {
+            counter.inc_by(count);
+        }
+    }
+}
+
+impl Labelled<IntGauge> {
+    pub(super) fn set(&self, value: &'static str, to: u64) {
+        if let Some(gauge) = self.of(value) {
+            gauge.set(i64::try_from(to).unwrap_or(i64::MAX));
+        }
+    }
+}

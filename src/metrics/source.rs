@@ -1,0 +1,267 @@
+//! The series of one source, and what a report does to them.
+
+use prometheus::{Error, Gauge, Histogram, IntCounter, IntGauge, Registry};
+
+use super::SourceLabels;
+use super::series::{Labelled, Series};
+use crate::policy::continuity::Break;
+use crate::policy::entry::{Monotonic, Timestamp};
+use crate::policy::guard::{Change, State};
+use crate::policy::outcome::{Blocked, Outcomes};
+use crate::policy::ping::Unreadable;
+use crate::policy::survey::Survey;
+use crate::reaper::{Report, Skipped, Verb};
+use crate::store::error::Kind;
+
+/// Upper edges of a survey's duration, in seconds.
+const DURATION_EDGES: [f64; 11] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0];
+
+/// Upper edges of the lag, in seconds: the promise is one, and the rest is how long ghosts haunt.
+const LAG_EDGES: [f64; 12] = [1.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3_600.0, 21_600.0, 86_400.0];
+
+/// Of a guard's trips: the clocks of Redis and ours moved apart.
+const CLOCK: &str = "clock";
+
+#[derive(Debug)]
+pub(super) struct Source {
+    sweeps: IntCounter,
+    sweep_failures: Labelled<IntCounter>,
+    sweep_duration: Histogram,
+    sweep_in_progress: Gauge,
+    last_sweep: Gauge,
+    last_complete_sweep: Gauge,
+    entries: Labelled<IntGauge>,
+    newest_ping: Gauge,
+    oldest_ping: Gauge,
+    scanned: IntCounter,
+    unreadable: Labelled<IntCounter>,
+    evictions: IntCounter,
+    eviction_failures: Labelled<IntCounter>,
+    evictions_skipped: Labelled<IntCounter>,
+    eviction_lag: Histogram,
+    companions_skipped: IntCounter,
+    state: Labelled<IntGauge>,
+    guard_trips: Labelled<IntCounter>,
+    breaks: Labelled<IntCounter>,
+    hold_ends: Gauge,
+}
+
+impl Source {
+    pub(super) fn new(registry: &Registry, labels: &SourceLabels, started: Timestamp) -> Result<Self, Error> {
+        tell_settings(registry, labels)?;
+        let make = Series { registry, labels: &[("source", &labels.name)] };
+        let source = Self {
+            sweeps: make.counter("presence_reaper_sweeps_total", "Sweeps that ended, failed ones too.")?,
+            sweep_failures: make.counters(
+                "presence_reaper_sweep_failures_total",
+                "Surveys and strikes that were broken off.",
+                "reason",
+                Kind::ALL.map(Kind::as_str),
+            )?,
+            sweep_duration: make.histogram(
+                "presence_reaper_sweep_duration_seconds",
+                "How long complete surveys took.",
+                &DURATION_EDGES,
+            )?,
+            sweep_in_progress: make.gauge("presence_reaper_sweep_in_progress", "1 while a survey runs.")?,
+            last_sweep: make.gauge(
+                "presence_reaper_last_sweep_timestamp_seconds",
+                "When the last survey ended, failed or not; the start of the process before the first.",
+            )?,
+            last_complete_sweep: make.gauge(
+                "presence_reaper_last_complete_sweep_timestamp_seconds",
+                "When the last survey that saw everything ended; the start of the process before the first.",
+            )?,
+            entries: make.gauges(
+                "presence_reaper_entries",
+                "Entries by what the last complete survey found them to be; their sum is all there were.",
+                "state",
+                entries(None).map(|(state, _)| state),
+            )?,
+            newest_ping: make.gauge(
+                "presence_reaper_newest_ping_timestamp_seconds",
+                "The newest last ping in the last complete survey, future ones left out; NaN if there was none.",
+            )?,
+            oldest_ping: make.gauge(
+                "presence_reaper_oldest_ping_timestamp_seconds",
+                "The oldest last ping in the last complete survey; NaN if there was none.",
+            )?,
+            scanned: make.counter("presence_reaper_entries_scanned_total", "Entries seen by complete surveys.")?,
+            unreadable: make.counters(
+                "presence_reaper_entries_unreadable_total",
+                "Entries that a complete survey could not judge, counted again by each; they are never evicted.",
+                "reason",
+                Unreadable::ALL.map(Unreadable::as_str),
+            )?,
+            evictions: make.counter(
+                "presence_reaper_evictions_total",
+                "Entries removed with their companions, as confirmed by Redis.",
+            )?,
+            eviction_failures: make.counters(
+                "presence_reaper_eviction_failures_total",
+                "Entries that a strike left whole for this reason, or (unknown) whose reply was lost; at every strike.",
+                "reason",
+                failures(&Outcomes::default()).map(|(reason, _)| reason),
+            )?,
+            evictions_skipped: make.counters(
+                "presence_reaper_evictions_skipped_total",
+                "Entries passed over: each once until it pings again, but spared and too_late at every strike.",
+                "reason",
+                skipped(&Skipped::default(), &Outcomes::default()).map(|(reason, _)| reason),
+            )?,
+            eviction_lag: make.histogram(
+                "presence_reaper_eviction_lag_seconds",
+                "How long after its threshold an evicted entry had still stood.",
+                &LAG_EDGES,
+            )?,
+            companions_skipped: make.counter(
+                "presence_reaper_companions_skipped_total",
+                "Companions of evicted entries that were left out, since a name in their template stood for nothing.",
+            )?,
+            state: make.gauges(
+                "presence_reaper_source_state",
+                "1 for the state the source is in; it evicts in normal alone.",
+                "state",
+                State::ALL.map(State::as_str),
+            )?,
+            guard_trips: make.counters(
+                "presence_reaper_guard_trips_total",
+                "How often a guard began to hold the source.",
+                "reason",
+                [State::Silent.as_str(), State::Mass.as_str(), CLOCK],
+            )?,
+            breaks: make.counters(
+                "presence_reaper_continuity_breaks_total",
+                "Events after which silence proves nothing; after each, every entry has a full threshold.",
+                "reason",
+                Break::REASONS,
+            )?,
+            hold_ends: make.gauge(
+                "presence_reaper_hold_ends_timestamp_seconds",
+                "When the source's hold ends by itself at the latest; 0 if there is none, or only a ping ends it.",
+            )?,
+        };
+        source.last_sweep.set(seconds(started));
+        source.last_complete_sweep.set(seconds(started));
+        source.newest_ping.set(f64::NAN);
+        source.oldest_ping.set(f64::NAN);
+        source.set_state(State::Blind);
+        Ok(source)
+    }
+
+    pub(super) fn surveying(&self, begun: bool) {
+        self.sweep_in_progress.set(f64::from(u8::from(begun)));
+    }
+
+    pub(super) fn record(&self, report: &Report, wall: Timestamp, mono: Monotonic) {
+        if report.verb == Verb::Survey {
+            self.survey_ended(report, wall);
+        }
+        if let Some(error) = &report.failure {
+            self.sweep_failures.add(error.kind.as_str(), 1);
+        }
+        self.evictions.inc_by(report.outcomes.evicted);
+        failures(&report.outcomes).into_iter().for_each(|(reason, count)| self.eviction_failures.add(reason, count));
+        let skipped = skipped(&report.skipped, &report.outcomes);
+        skipped.into_iter().for_each(|(reason, count)| self.evictions_skipped.add(reason, count));
+        report.lags.iter().for_each(|lag| self.eviction_lag.observe(lag.as_secs_f64()));
+        self.companions_skipped.inc_by(report.companions_skipped);
+        self.take_in_guards(report);
+        self.set_state(report.state);
+        let ends = report.hold.as_ref().and_then(|hold| hold.ends);
+        self.hold_ends.set(ends.map_or(0.0, |ends| seconds(wall.plus(ends.since(mono)))));
+    }
+
+    fn survey_ended(&self, report: &Report, wall: Timestamp) {
+        self.surveying(false);
+        self.sweeps.inc();
+        self.last_sweep.set(seconds(wall));
+        if let Some(survey) = report.survey.as_ref().filter(|_| report.failure.is_none()) {
+            self.last_complete_sweep.set(seconds(wall));
+            self.sweep_duration.observe(report.took.as_secs_f64());
+            self.take_in_survey(survey);
+        }
+    }
+
+    fn take_in_survey(&self, survey: &Survey) {
+        entries(Some(survey)).into_iter().for_each(|(state, count)| self.entries.set(state, count));
+        self.newest_ping.set(survey.newest.map_or(f64::NAN, seconds));
+        self.oldest_ping.set(survey.oldest.map_or(f64::NAN, seconds));
+        self.scanned.inc_by(survey.population());
+        for (why, count) in Unreadable::ALL.into_iter().zip(survey.unreadable) {
+            self.unreadable.add(why.as_str(), count);
+        }
+    }
+
+    fn take_in_guards(&self, report: &Report) {
+        for change in &report.changes {
+            match change {
+                Change::FellSilent => self.guard_trips.add(State::Silent.as_str(), 1),
+                Change::Mass => self.guard_trips.add(State::Mass.as_str(), 1),
+                Change::Released | Change::SpokeAgain => {}
+            }
+        }
+        for one in &report.breaks {
+            self.breaks.add(one.reason(), 1);
+            if matches!(one, Break::ClockJump(_)) {
+                self.guard_trips.add(CLOCK, 1);
+            }
+        }
+    }
+
+    fn set_state(&self, state: State) {
+        State::ALL.into_iter().for_each(|one| self.state.set(one.as_str(), u64::from(one == state)));
+    }
+}
+
+/// What is set and does not change.
+fn tell_settings(registry: &Registry, labels: &SourceLabels) -> Result<(), Error> {
+    let mode = if labels.dry_run { "dry_run" } else { "evict" };
+    let info = [("source", &*labels.name), ("layout", labels.layout), ("mode", mode)];
+    let help = "Where the entries of a source live, and whether it evicts; always 1.";
+    Series { registry, labels: &info }.gauge("presence_reaper_source_info", help)?.set(1.0);
+    let make = Series { registry, labels: &[("source", &labels.name)] };
+    make.gauge("presence_reaper_source_threshold_seconds", "The age from which an entry is stale.")?
+        .set(labels.threshold.as_secs_f64());
+    make.gauge("presence_reaper_source_sweep_interval_seconds", "The planned distance of two surveys.")?
+        .set(labels.sweep_interval.as_secs_f64());
+    Ok(())
+}
+
+/// Every state of an entry, with how many a survey found in it. Protected are none as long as a source can't say what
+/// protects an entry.
+fn entries(survey: Option<&Survey>) -> [(&'static str, u64); 5] {
+    let count = |of: fn(&Survey) -> u64| survey.map_or(0, of);
+    [
+        ("live", count(Survey::live)),
+        ("stale", count(|survey| survey.stale)),
+        ("future", count(|survey| survey.future)),
+        ("unreadable", count(Survey::unreadable_total)),
+        ("protected", 0),
+    ]
+}
+
+/// Every reason why a struck entry may stand although nothing spoke for it, with how many did.
+fn failures(outcomes: &Outcomes) -> [(&'static str, u64); Blocked::ALL.len() + 1] {
+    let mut failures = [("unknown", outcomes.unknown); Blocked::ALL.len() + 1];
+    for (failure, why) in failures.iter_mut().zip(Blocked::ALL) {
+        *failure = (why.as_str(), outcomes.blocked[why.index()]);
+    }
+    failures
+}
+
+/// Every reason to pass an entry over, with how many were. One that is gone needed nobody, so it is not among them.
+fn skipped(skipped: &Skipped, outcomes: &Outcomes) -> [(&'static str, u64); 6] {
+    [
+        ("dry_run", skipped.dry_run),
+        ("spared", outcomes.spared),
+        ("observing", skipped.observing),
+        ("guard", skipped.guard),
+        ("limit", skipped.limit),
+        ("too_late", outcomes.too_late),
+    ]
+}
+
+fn seconds(at: Timestamp) -> f64 {
+    at.millis() as f64 / 1e3
+}

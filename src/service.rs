@@ -1,0 +1,134 @@
+//! The daemon with its faces: the loops on one side, metrics and endpoints on the other, one board between them.
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::daemon::{self, Health, Observer};
+use crate::http::{self, Pages, Verdict};
+use crate::metrics::{Metrics, SourceLabels};
+use crate::policy::duration::in_words;
+use crate::reaper::{Mode, Reaper, Report};
+use crate::store::connect::Links;
+
+/// Why the daemon could not begin. Redis being away is no reason.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The address of the endpoints can't be had.
+    #[error(transparent)]
+    Listen(#[from] io::Error),
+    /// The metrics contradict one another: a mistake of ours.
+    #[error("setting up the metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// A daemon that is about to run.
+pub struct Service {
+    board: Arc<Board>,
+    listener: Option<TcpListener>,
+}
+
+impl Service {
+    /// Opens the listener and lays out the metrics.
+    ///
+    /// # Errors
+    /// The address is taken, or not ours to take.
+    pub async fn bind(config: &Config, links: Links, reapers: &[Reaper], clock: Clock) -> Result<Self, Error> {
+        let labels: Vec<SourceLabels> = reapers.iter().map(labels).collect();
+        let metrics = Metrics::new(&labels, Clock::wall())?;
+        let listener = http::bind(&config.server).await?;
+        let health = Arc::new(Health::new(clock, reapers));
+        greet(config, reapers);
+        Ok(Self { board: Arc::new(Board { metrics, health, links, clock }), listener })
+    }
+
+    /// Runs until `stop`; what was sent to Redis by then is waited for.
+    pub async fn run(self, reapers: Vec<Reaper>, stop: CancellationToken) {
+        let Self { board, listener } = self;
+        let serving = CancellationToken::new();
+        let pages = listener
+            .map(|listener| tokio::spawn(http::serve(listener, Arc::clone(&board) as Arc<dyn Pages>, serving.clone())));
+        let health = Arc::clone(&board.health);
+        daemon::run(reapers, board.clock, health, board, stop).await;
+        info!("stopped");
+        serving.cancel();
+        if let Some(pages) = pages
+            && let Err(error) = pages.await
+        {
+            error!(%error, "the endpoints ended badly");
+        }
+    }
+}
+
+fn labels(reaper: &Reaper) -> SourceLabels {
+    let source = reaper.store().source();
+    SourceLabels {
+        name: Arc::clone(&source.name),
+        layout: source.container.kind().as_str(),
+        dry_run: reaper.mode() == Mode::DryRun,
+        threshold: reaper.timing().threshold,
+        sweep_interval: reaper.timing().survey_interval(),
+    }
+}
+
+/// What was started, in one line a part.
+fn greet(config: &Config, reapers: &[Reaper]) {
+    let listen = config.server.listen.map_or_else(|| "off".into(), |address| address.to_string());
+    let redis = &config.redis.endpoint;
+    info!(version = env!("CARGO_PKG_VERSION"), %redis, listen, "presence-reaper starts");
+    for reaper in reapers {
+        let (source, timing) = (reaper.store().source(), reaper.timing());
+        let (threshold, heartbeat) = (in_words(timing.threshold), in_words(timing.heartbeat_interval));
+        let entries = source.container.describe();
+        let mode = if reaper.mode() == Mode::DryRun { "dry run: nothing is evicted" } else { "evicting" };
+        let database = reaper.store().link().database();
+        info!(source = &*source.name, entries, database, threshold, heartbeat, "{mode}");
+    }
+    config.warnings.iter().for_each(|warning| warn!("{warning}"));
+}
+
+/// What the loops tell, for whoever asks.
+struct Board {
+    metrics: Metrics,
+    health: Arc<Health>,
+    links: Links,
+    clock: Clock,
+}
+
+impl Observer for Board {
+    fn surveying(&self, source: &str, begun: bool) {
+        self.metrics.surveying(source, begun);
+    }
+
+    fn reported(&self, report: &Report) {
+        self.metrics.record(report, Clock::wall(), self.clock.now());
+    }
+}
+
+impl Pages for Board {
+    fn metrics(&self) -> Result<String, String> {
+        self.metrics.render(&self.links.status()).map_err(|error| error.to_string())
+    }
+
+    fn healthy(&self) -> Verdict {
+        self.health.healthy(&self.links).into()
+    }
+
+    fn ready(&self) -> Verdict {
+        self.health.ready(&self.links).into()
+    }
+}
+
+impl From<Result<(), String>> for Verdict {
+    fn from(checked: Result<(), String>) -> Self {
+        match checked {
+            Ok(()) => Self { ok: true, why: "ok".into() },
+            Err(why) => Self { ok: false, why },
+        }
+    }
+}
