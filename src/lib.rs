@@ -1,7 +1,59 @@
-//! presence-reaper evicts stale presence entries from Redis.
+//! presence-reaper evicts stale presence entries from Redis, atomically and with everything that belongs to them.
+//!
+//! # The map
+//!
+//! A core decides, a shell reads and acts; every room has one job.
+//!
+//! | room | its job | may use |
+//! |---|---|---|
+//! | `main` | parses, builds, waits for a signal, exit code | everything |
+//! | [`cli`] | what a person can type | `config` |
+//! | [`config`] | file, environment and flags → one checked configuration | `language`, `policy`, the parts' settings |
+//! | [`language`] | the words, patterns and templates of a source: text → checked values | `policy` |
+//! | [`check`] | what a checked configuration comes to | `config`, `policy`, settings of `store` |
+//! | [`assemble`] | a checked configuration → the reapers of a process | `config`, `reaper`, `store`, `policy`, `clock` |
+//! | [`service`] | the daemon with its faces: loops, metrics, endpoints | all of these but `cli` |
+//! | [`daemon`] | the loop: when to survey, when to strike, when to stop; health | `reaper`, `policy`, `store`, `clock` |
+//! | [`oneshot`] | the audit and `--once`: survey and strike without the loop | `reaper`, `policy`, `clock` |
+//! | [`reaper`] | one source's survey and strike: the sweep | `policy`, `store`, `clock`, `text` |
+//! | [`policy`] | the rule: plain values in, plain values out | nothing |
+//! | [`store`] | the Redis edge: one database of one master | `policy`, `language`, `clock` |
+//! | [`report`] | what a single run found, as table or JSON | `policy`, a finding of `reaper`, `text` |
+//! | [`metrics`] | what Prometheus sees | `policy`, a report of `reaper`, a status of `store` |
+//! | [`http`] | the endpoints | nothing |
+//! | [`logging`] | what is said on stderr | `clock` |
+//! | [`demo`] | the program at work on a private server | `assemble`, `config`, `daemon`, `reaper`, `policy`, `clock` |
+//! | [`clock`] | the process's clocks | `policy` |
+//! | [`text`] | bytes as people read them | nothing |
+//!
+//! Arrows point inwards: `main → cli, config, service → daemon → reaper → policy ← store`; `language` serves `config` and `store`.
+//!
+//! # What always holds
+//!
+//! 1. `policy` knows no clock, no Redis, no `async`.
+//! 2. `Store::evict` has one call site, in `reaper`.
+//! 3. A script compares and checks everything before its first write.
+//! 4. Every loop over what Redis answers is bounded, and says by what.
+//! 5. Label values come from enums.
+//! 6. Only `main` prints errors and ends the process.
+//!
+//! `tests/it/tidy.rs` reads the source and fails where the map or one of these does not hold.
 
+pub mod assemble;
+pub mod check;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod daemon;
+pub mod demo;
 pub mod http;
 pub mod language;
 pub mod logging;
+pub mod metrics;
+pub mod oneshot;
 pub mod policy;
+pub mod reaper;
+pub mod report;
+pub mod service;
 pub mod store;
+pub mod text;
