@@ -1,0 +1,23 @@
+//! Everything that needs more than one room: the program, real servers, and the source tree itself.
+//!
+//! One binary, so that it links once. `harness` is the vocabulary; every other module is a set of tests. A test that
+//! stands in `for_each_server!` runs once on each server at hand, and its name says on which.
+
+// Clippy's leave for tests ends at the functions marked `#[test]`; here every function serves one.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what broke by panicking")]
+
+#[macro_use]
+mod harness;
+
+mod cli;
+mod connections;
+mod demo;
+mod edge;
+mod faces;
+mod harness_works;
+mod main_job;
+mod rule;
+mod script;
+mod survey;
+mod tidy;
+mod world;
