@@ -1,0 +1,11 @@
+//! The promises and guarantees, each through the built program on a real server: what may never go, and what must.
+//!
+//! A test is named after the promise (p) or guarantee (g) that it is the proof of; with the condition behind it taken
+//! out of the code it fails.
+
+mod clocks;
+mod living;
+mod once;
+mod outage;
+mod pace;
+mod silence;
