@@ -21,6 +21,9 @@ pub const WINDOW: Duration = Duration::from_secs(2);
 /// Operations one call of the script may do: a few milliseconds of the server's time at most.
 const MAX_OPERATIONS: usize = 500;
 
+/// So much evidence costs as much as an operation: it is sent, read and compared.
+const BYTES_AN_OPERATION: usize = 4_096;
+
 /// Keys under this prefix are the reaper's own: never an entry, never a companion.
 pub(super) const OWN_PREFIX: &[u8] = b"presence-reaper:";
 
@@ -57,7 +60,7 @@ impl Prepared {
 
     /// Reads, type checks and writes.
     fn operations(&self) -> usize {
-        2 + self.deeds.iter().map(|deed| deed.keys.len() * 2).sum::<usize>()
+        2 + self.probe.size() / BYTES_AN_OPERATION + self.deeds.iter().map(|deed| deed.keys.len() * 2).sum::<usize>()
     }
 }
 
@@ -68,6 +71,17 @@ pub(super) enum Probe {
     Field { field: Bytes, value: Vec<u8> },
     Text { value: Vec<u8> },
     Fields { fields: Vec<(Bytes, Option<Vec<u8>>)> },
+}
+
+impl Probe {
+    /// How many bytes are compared.
+    fn size(&self) -> usize {
+        match self {
+            Self::Score { .. } => 0,
+            Self::Field { value, .. } | Self::Text { value } => value.len(),
+            Self::Fields { fields } => fields.iter().filter_map(|(_, value)| Some(value.as_ref()?.len())).sum(),
+        }
+    }
 }
 
 /// One write, every name filled in.
@@ -488,6 +502,16 @@ mod tests {
         check((0..251).map(|n| hash(&n.to_string(), &["t"], &[])).collect(), &[125, 125, 1]);
         let many: Vec<Deed> = (0..300).map(|n| deed(Verb::Unlink, &format!("rec:{n}"), &[])).collect();
         check(vec![hash("a", &["t"], &[]), hash("b", &["t"], &many), hash("c", &["t"], &[])], &[1, 1, 1]);
+    }
+
+    #[test]
+    fn large_evidence_goes_in_small_batches() {
+        let large = |name: &str| {
+            let mut one = field(name, &[]);
+            one.probe = Probe::Field { field: name.as_bytes().into(), value: vec![b'x'; 1 << 20] };
+            one
+        };
+        check(vec![large("a"), large("b"), field("c", &[]), large("d")], &[1, 2, 1]);
     }
 
     #[test]
