@@ -27,6 +27,7 @@ pub(crate) const LONG: Duration = Duration::from_secs(10);
 pub(crate) struct Edge {
     pub(crate) store: Store,
     pub(crate) link: Arc<Link>,
+    clock: Clock,
 }
 
 impl Edge {
@@ -43,10 +44,11 @@ impl Edge {
     /// The same with the whole table `[redis]` spelt out.
     pub(crate) fn dialling(redis: &str, source: &str) -> Self {
         let config = config(redis, source);
-        let link = Arc::new(Link::new(config.redis, Clock::start()));
+        let clock = Clock::start();
+        let link = Arc::new(Link::new(config.redis, clock));
         let [source] = &config.sources[..] else { panic!("one source") };
         let store = Store::new(Arc::clone(&link), Arc::clone(&source.source), source.timing);
-        Self { store, link }
+        Self { store, link, clock }
     }
 
     /// Re-reads entries; a failure fails the test.
@@ -76,10 +78,10 @@ impl Edge {
         within(self.store.survey()).await.map(|_| ()).expect_err("a failure")
     }
 
-    /// Takes in a failed dial, so that the next call dials again at once.
-    pub(crate) async fn wait_for_redial(&self, clock: &Clock) {
+    /// Waits until the next call dials again, where the last dial failed.
+    pub(crate) async fn wait_for_redial(&self) {
         let at = self.link.retry_at().await;
-        tokio::time::sleep_until(clock.instant(at)).await;
+        tokio::time::sleep_until(self.clock.instant(at)).await;
     }
 }
 

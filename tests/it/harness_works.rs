@@ -240,6 +240,27 @@ for_each_server! {
         assert!(dial(&proxy).await.is_ok());
     }
 
+    /// Words are exchanged wherever they stand in a request, also where two chunks part them; replies stay.
+    async fn a_proxy_rewrites_requests(server: Server) {
+        const PAIRS: &[(&str, &str)] = &[("living", "undead")];
+        let proxy = Proxy::start(server.port()).await;
+        let mut client = dial(&proxy).await.unwrap();
+        server.client().await.set("reply", "living").await.unwrap();
+        proxy.set(Mode::Rewrite(PAIRS));
+
+        // Longer than any chunk, so that some of them are parted.
+        client.set("k", "living".repeat(100_000)).await.unwrap();
+        assert_eq!(client.get("reply").await.unwrap().as_deref(), Some("living"));
+        client.set("half", "a liv").await.unwrap();
+        proxy.set(Mode::Pass);
+        client.set("whole", "living").await.unwrap();
+
+        let mut direct = server.client().await;
+        assert_eq!(direct.get("k").await.unwrap(), Some("undead".repeat(100_000)));
+        assert_eq!(direct.get("half").await.unwrap().as_deref(), Some("a liv"));
+        assert_eq!(direct.get("whole").await.unwrap().as_deref(), Some("living"));
+    }
+
     /// The worst loss: the script has run and its caller does not know. NOSCRIPT does not count as its reply.
     async fn a_proxy_loses_the_reply_of_a_script_that_ran(server: Server) {
         let proxy = Proxy::start(server.port()).await;

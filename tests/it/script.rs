@@ -3,7 +3,6 @@
 mod race;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
 use std::time::Duration;
 
 use presence_reaper::policy::entry::{EntryId, Timestamp};
@@ -33,13 +32,13 @@ const WITHOUT_COMPARE: &[(&str, &str)] = &[
 ];
 
 for_each_server! {
+    #[allow(clippy::print_stdout, reason = "how much of a race it was, for who asks")]
     /// The promise. A sorted set's compare is of doubles, the others' of bytes.
     async fn g1_no_ping_is_lost_in_100_000_interleavings(server: Server) {
         for (layout, strikes) in Layout::ALL.into_iter().zip([STRIKES, STRIKES / 5, STRIKES / 5, STRIKES / 5]) {
             let race = race::race(&server, &server.url(), layout, strikes).await;
             let (struck, outcomes) = (race.struck(), race.outcomes);
-            let said = format!("{layout:?}: {struck} struck, {} spared, {} evicted", outcomes.spared, outcomes.evicted);
-            let _ = writeln!(std::io::stdout(), "{said}");
+            println!("{layout:?}: {struck} struck, {} spared, {} evicted", outcomes.spared, outcomes.evicted);
 
             assert_eq!(race.violations(), []);
             assert!(struck >= strikes as u64);
@@ -748,7 +747,9 @@ companions = ["SREM of:{tenant} {id}", "ZREM by:{field:user%20id} {key}", "SREM 
         for layout in Layout::ALL {
             let edge = Edge::on(&server, &format!("{}\ncompanions = [\"SREM idx:{{id}} {{id}}\", \"UNLINK rec:{{id}}\"]", source(layout)));
             let mut client = server.client().await;
-            let names = odd_names();
+            let mut names = odd_names();
+            // A key needs a name; a member or a field does not.
+            names.extend(container(layout).map(|_| Vec::new()));
             let name_of = |name: &[u8], prefix: &str| [prefix.as_bytes(), name].concat();
             for name in &names {
                 put(layout, name, "1700000000000").exec_async(&mut client).await.unwrap();
