@@ -11,7 +11,7 @@ use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 
 use crate::harness::{Binary, Daemon, Hub, Kind, Layout, Mode, Proxy, Reply, Server, eventually, free_port};
-use crate::world::{FAST, Rhythm, SOON, is_in, reaper, settled};
+use crate::world::{FAST, SOON, STURDY, is_in, reaper, settled};
 
 /// A daemon that is told to stop has nothing to wait for but a reply or a dial.
 const QUICK: Duration = Duration::from_secs(5);
@@ -89,32 +89,32 @@ async fn a_hold_is_ready() {
 /// SIGTERM and SIGINT end it with 0, whatever it does at that moment.
 #[tokio::test]
 async fn a_signal_ends_it_quickly_whatever_it_does() {
+    tokio::join!(ends_by(Signal::TERM), ends_by(Signal::INT));
+}
+
+async fn ends_by(signal: Signal) {
     let server = Server::start(Kind::Redis).await;
     let hub = Hub::new(&server, Layout::Hashes);
     hub.live(3).await;
     let stopped = Server::start(Kind::Redis).await;
     let proxy = Proxy::start(server.port()).await;
     let nobody = format!("redis://127.0.0.1:{}", free_port());
-    for signal in [Signal::TERM, Signal::INT] {
-        let resting = settled_silent(&server, &hub).await;
-        let refused = started(on_nothing(&nobody)).await;
-        proxy.set(Mode::Pass);
-        let surveying = started(reaper(&proxy.url(), &hub, FAST)).await;
-        is_in(&surveying, "silent").await;
-        proxy.set(Mode::BlackHole);
-        stopped.stop();
-        let dialling = started(on_nothing(&stopped.url())).await;
-        sleep(FAST.heartbeat).await;
-        for (what, daemon) in
-            [("resting", resting), ("refused", refused), ("surveying", surveying), ("dialling", dialling)]
-        {
-            let told = Instant::now();
-            daemon.signal(signal);
-            let end = daemon.wait(SOON).await;
-            end.assert_code(0);
-            assert!(told.elapsed() < QUICK, "{what}: {:?}", told.elapsed());
-            assert!(end.stderr.contains("stopped") && end.stdout.is_empty(), "{what}: {}", end.stderr);
-        }
+    let resting = settled_silent(&server, &hub).await;
+    let refused = started(on_nothing(&nobody)).await;
+    let surveying = started(reaper(&proxy.url(), &hub, FAST)).await;
+    is_in(&surveying, "silent").await;
+    proxy.set(Mode::BlackHole);
+    stopped.stop();
+    let dialling = started(on_nothing(&stopped.url())).await;
+    sleep(FAST.heartbeat).await;
+    for (what, daemon) in [("resting", resting), ("refused", refused), ("surveying", surveying), ("dialling", dialling)]
+    {
+        let told = Instant::now();
+        daemon.signal(signal);
+        let end = daemon.wait(SOON).await;
+        end.assert_code(0);
+        assert!(told.elapsed() < QUICK, "{what}: {:?}", told.elapsed());
+        assert!(end.stderr.contains("stopped") && end.stdout.is_empty(), "{what}: {}", end.stderr);
     }
 }
 
@@ -152,17 +152,16 @@ async fn a_signal_breaks_a_survey_off() {
 /// The second signal is from somebody who does not want to wait. What it would wait for: a strike without a reply.
 #[tokio::test]
 async fn a_second_signal_ends_it_at_once() {
-    let rhythm = Rhythm { threshold: Duration::from_secs(5), heartbeat: Duration::from_secs(1) };
     let server = Server::start(Kind::Redis).await;
     let hub = Hub::new(&server, Layout::Zset);
     let ids = hub.live(3).await;
-    let pinging = hub.ping_every(rhythm.heartbeat / 2, &ids);
-    let binary = reaper(&server.url(), &hub, rhythm).env("PRESENCE_REAPER_REDIS__RESPONSE_TIMEOUT", "30s");
+    let pinging = hub.ping_every(STURDY.heartbeat, &ids);
+    let binary = reaper(&server.url(), &hub, STURDY).env("PRESENCE_REAPER_REDIS__RESPONSE_TIMEOUT", "30s");
     let daemon = binary.listening().spawn();
     is_in(&daemon, "normal").await;
     pinging.silence(&ids[..1]);
     let mut client = server.client().await;
-    sleep(rhythm.threshold - rhythm.heartbeat).await;
+    sleep(STURDY.threshold - STURDY.heartbeat).await;
     redis::cmd("CLIENT").arg("PAUSE").arg(30_000).arg("WRITE").exec_async(&mut client).await.unwrap();
     eventually(SOON, async || {
         let list: String = redis::cmd("CLIENT").arg("LIST").query_async(&mut client).await.unwrap();

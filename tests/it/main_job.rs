@@ -107,14 +107,14 @@ for_each_server! {
         let hub = Hub::new(&server, Layout::Hashes);
         let live = hub.live(700).await;
         hub.stale(300, HOUR).await;
-        let _pinging = hub.ping_every(STEADY.heartbeat, &live);
-        let daemon = reaper_with(&["run", "--dry-run"], &server.url(), &hub, STEADY).listening().spawn();
+        let _pinging = hub.ping_every(FAST.heartbeat, &live);
+        let daemon = reaper_with(&["run", "--dry-run"], &server.url(), &hub, FAST).listening().spawn();
         let skipped = async || metric(&daemon, "evictions_skipped_total", Some(("reason", "dry_run"))).await;
 
         is_in(&daemon, "normal").await;
         eventually(SOON, async || skipped().await == Some(300.0)).await;
 
-        throughout(STEADY.heartbeat * 4, async || skipped().await == Some(300.0)).await;
+        throughout(FAST.heartbeat * 4, async || skipped().await == Some(300.0)).await;
         assert_eq!((evictions(&daemon).await, hub.remaining().await.len()), (0, 1_000));
         assert!(daemon.stderr().contains("would evict"), "{}", daemon.stderr());
     }

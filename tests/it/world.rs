@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 use crate::harness::{Binary, Daemon, Hub, Layout, Server, eventually};
 
 /// How long anything may take that comes at once on an idle machine.
-pub(crate) const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(30);
 
 // === rhythm ===
 
@@ -29,6 +29,10 @@ pub(crate) const STEADY: Rhythm = Rhythm { threshold: Duration::from_secs(5), he
 
 /// The tightest that is not refused: five heartbeats to a threshold.
 pub(crate) const TIGHT: Rhythm = Rhythm { threshold: Duration::from_secs(2), heartbeat: Duration::from_millis(400) };
+
+/// As tight, and slow enough that a hub on a busy machine keeps it.
+pub(crate) const STURDY: Rhythm =
+    Rhythm { threshold: Duration::from_millis(2_500), heartbeat: Duration::from_millis(500) };
 
 impl Rhythm {
     pub(crate) fn flags(self) -> [String; 4] {

@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::harness::{AfterLoss, Binary, Hub, Kind, Layout, Mode, Proxy, Server, eventually};
 use crate::world::{
-    FAST, SOON, STEADY, breaks, evictions, evicts, in_each_layout, is_in, is_old_enough, metric, only_source, reaper,
+    FAST, SOON, STURDY, breaks, evictions, evicts, in_each_layout, is_in, is_old_enough, metric, only_source, reaper,
     reaper_with, settled, throughout,
 };
 
@@ -18,11 +18,11 @@ for_each_server! {
         let hub = Hub::new(&server, Layout::Zset);
         let ids = hub.live(10).await;
         let (late, others) = ids.split_at(1);
-        let _others = hub.ping_every(STEADY.heartbeat, others);
-        let early = hub.ping_every(STEADY.heartbeat, late);
-        let daemon = settled(&server.url(), &hub, STEADY).await;
+        let _others = hub.ping_every(STURDY.heartbeat, others);
+        let early = hub.ping_every(STURDY.heartbeat, late);
+        let daemon = settled(&server.url(), &hub, STURDY).await;
         early.stop().await;
-        sleep(STEADY.threshold - STEADY.heartbeat).await;
+        sleep(STURDY.threshold - STURDY.heartbeat).await;
 
         // Writes wait in line: first the late client's ping, then the script, which was sent by what is still read.
         let mut client = server.client().await;
@@ -115,25 +115,27 @@ for_each_server! {
 /// Only what Redis confirmed counts: of a strike whose reply was lost nothing is claimed.
 #[tokio::test]
 async fn g18_a_lost_reply_is_unknown_and_not_an_eviction() {
-    for after in [AfterLoss::Cut, AfterLoss::Silence] {
-        let server = Server::start(Kind::Redis).await;
-        let proxy = Proxy::start(server.port()).await;
-        let hub = Hub::new(&server, Layout::Zset);
-        let ids = hub.live(12).await;
-        let pinging = hub.ping_every(STEADY.heartbeat, &ids);
-        let daemon = settled(&proxy.url(), &hub, STEADY).await;
+    tokio::join!(lose_a_reply(AfterLoss::Cut), lose_a_reply(AfterLoss::Silence));
+}
 
-        proxy.set(Mode::LoseScriptReply(after));
-        pinging.silence(&ids[..5]);
+async fn lose_a_reply(after: AfterLoss) {
+    let server = Server::start(Kind::Redis).await;
+    let proxy = Proxy::start(server.port()).await;
+    let hub = Hub::new(&server, Layout::Zset);
+    let ids = hub.live(12).await;
+    let pinging = hub.ping_every(STURDY.heartbeat, &ids);
+    let daemon = settled(&proxy.url(), &hub, STURDY).await;
 
-        let unknown = async || metric(&daemon, "eviction_failures_total", Some(("reason", "unknown"))).await;
-        eventually(SOON, async || unknown().await.is_some_and(|count| count > 0.0)).await;
-        eventually(SOON, async || hub.remaining().await.len() == 7).await;
-        let (evicted, unknown) = (evictions(&daemon).await, unknown().await.unwrap() as u64);
-        assert!(evicted <= 5 && 5 <= evicted + unknown, "{evicted} evicted, {unknown} unknown");
-        assert_eq!(proxy.lost_replies(), 1);
-        hub.verdict(STEADY.threshold).await.assert_none_lost();
-    }
+    proxy.set(Mode::LoseScriptReply(after));
+    pinging.silence(&ids[..5]);
+
+    let unknown = async || metric(&daemon, "eviction_failures_total", Some(("reason", "unknown"))).await;
+    eventually(SOON, async || unknown().await.is_some_and(|count| count > 0.0)).await;
+    eventually(SOON, async || hub.remaining().await.len() == 7).await;
+    let (evicted, unknown) = (evictions(&daemon).await, unknown().await.unwrap() as u64);
+    assert!(evicted <= 5 && 5 <= evicted + unknown, "{evicted} evicted, {unknown} unknown");
+    assert_eq!(proxy.lost_replies(), 1);
+    hub.verdict(STURDY.threshold).await.assert_none_lost();
 }
 
 /// At first contact everybody has a full threshold, however old.

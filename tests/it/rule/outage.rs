@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use tokio::time::{Instant, sleep};
 
 use crate::harness::{Binary, Daemon, Hub, Kind, Layout, Mode, Pinging, Proxy, Refresh, Server, eventually};
-use crate::world::{FAST, Rhythm, SOON, STEADY, breaks, evictions, evicts, is_in, metric, reaper, settle, throughout};
+use crate::world::{FAST, Rhythm, SOON, STURDY, breaks, evictions, evicts, is_in, metric, reaper, settle, throughout};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -106,9 +106,9 @@ async fn g5_a_short_stall_is_no_break_and_a_long_one_is() {
     let scene = Scene::begin(rhythm).await;
     for _ in 0..3 {
         scene.server.stop();
-        sleep(SECOND / 2).await;
+        sleep(SECOND * 4 / 5).await;
         scene.server.cont();
-        sleep(SECOND / 2).await;
+        sleep(SECOND / 3).await;
     }
     assert_eq!(breaks(&scene.daemon, "out_of_sight").await, 0);
     scene.pinging.silence(&scene.dying);
@@ -210,7 +210,7 @@ async fn refused(setting: &str, refusing: &str, accepting: &str) {
 /// stays whole until it is not.
 #[tokio::test]
 async fn g11_a_script_is_refused_where_heartbeats_are() {
-    let scene = Scene::begin(STEADY).await;
+    let scene = Scene::begin(STURDY).await;
     let refused = async || {
         let reasons = ["oom", "readonly"]
             .map(|reason| metric(&scene.daemon, "eviction_failures_total", Some(("reason", reason))));
@@ -218,7 +218,7 @@ async fn g11_a_script_is_refused_where_heartbeats_are() {
         oom.await.unwrap() + readonly.await.unwrap()
     };
     scene.pinging.silence(&scene.dying);
-    sleep(STEADY.threshold - STEADY.heartbeat).await;
+    sleep(STURDY.threshold - STURDY.heartbeat).await;
 
     let mut client = scene.server.client().await;
     redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(1).exec_async(&mut client).await.unwrap();
