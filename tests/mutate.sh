@@ -1,0 +1,88 @@
+#!/usr/bin/env bash
+# Breaks the rule on purpose, one condition at a time, and sees that the test that stands for it fails.
+#
+#   ./tests/mutate.sh            all of them, some minutes
+#   ./tests/mutate.sh silence    those whose name contains the word
+#
+# Works on a copy; the tree is not touched. PRESENCE_REAPER_TEST_VALKEY is not needed.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+export CARGO_TARGET_DIR=${MUTATE_TARGET_DIR:-$(realpath -m "${CARGO_TARGET_DIR:-target}")/mutate}
+copy=$(mktemp -d)
+trap 'rm -rf "$copy"' EXIT
+cp -r Cargo.toml Cargo.lock src tests reaper.toml.example "$copy"
+cp -r README.md deploy "$copy" 2>/dev/null || true
+
+# Name @ test that must fail @ file @ what sed does to it [ @ file @ what sed does to it ]
+mutations() {
+  cat <<'M'
+E1 any time is plausible@p4_what_cannot_be_read@policy/ping.rs@s/^(pub const PLAUSIBLE_FROM: Timestamp = ).*/\1Timestamp::from_millis(1);/
+E1 the future is fresh@g10_entries_from_the_future@policy/staleness.rs@s/if at > now.plus\(FUTURE_TOLERANCE\)/if false/
+E2 the late are stale@g3_nobody_goes_before@policy/rule.rs@s/(Freshness::Fresh \| Freshness::Late => )return Err\(Refusal::Live\),/\1{}/@policy/watch.rs@s/let due = stale_at.max\(/let _ = stale_at; let due = std::convert::identity(/
+E3 one look is enough@g4_a_hub_whose_clock@policy/rule.rs@s/if now.mono < confirmed/if false/@policy/watch.rs@s/let due = stale_at.max\(.*/let due = stale_at;/
+E3 any mark will do@g4_a_hub_whose_clock@policy/rule.rs@s/watched.mark == mark/true/@policy/watch.rs@s/if known.mark == candidate.mark/if true/
+E4 no grace after a break@g5_at_first_contact@policy/continuity.rs@s/self.grace.filter\(.grace. now < grace.until\)/self.grace.filter(|_| now.since_start().is_zero())/
+E4 no time to reconnect@p2_a_restart@policy/continuity.rs@s/self.reconnect.filter\(.reconnect. now < reconnect.until\)/self.reconnect.filter(|_| now.since_start().is_zero())/
+E4 a restart is no break@p2_a_rollback@policy/continuity.rs@s/if identity.run_id != known.run_id/if false/@policy/continuity.rs@s/else if identity.replication_id != known.replication_id/else if false/
+E4 a failover is no break@g5_a_failover@policy/continuity.rs@s/else if identity.replication_id != known.replication_id/else if false/
+E4 out of sight is no break@g5_a_blind_spell@policy/continuity.rs@s/if gap > self.longest_unseen\(\)/if false/
+E4 a short gap is a break@g5_a_short_stall@policy/continuity.rs@s/self.timing.survey_interval\(\) \+ self.timing.heartbeat_interval/self.timing.survey_interval()/
+E4 the end of a silence is no break@p3_writers_that_return@reaper.rs@s/self.continuity.silence_ended\(ended\);//
+E5 no silence@p3_when_all_writers_stop@policy/guard.rs@s/self.silent\(now\).or_else\(.. self.mass\(now.mono\)\)/self.mass(now.mono)/
+E5 a silence is released at once@p3_a_silence_is_released@policy/guard.rs@s/release.max\(self.timing.threshold \* 2\)/release/
+E5 a silence is never small@p3_a_small_source@policy/guard.rs@s/const SMALL_SOURCE: u64 = 10/const SMALL_SOURCE: u64 = 0/
+E5 a silence found late is small@p3_a_silence_found_late@policy/guard.rs@s/self.recent.unwrap_or\(survey.live\(\) \+ survey.stale\)/self.recent.unwrap_or(0)/
+E5 a silence after an outage is small@p3_a_silence_after_an_outage@policy/guard.rs@s/let recent = self.recent.unwrap_or.*/let recent = survey.live();/
+E5 a clock ahead hides a silence@g6_a_dead_entry@policy/staleness.rs@s/now.plus\(self.threshold.saturating_sub.*/now.plus(FUTURE_TOLERANCE)/
+E5 no mass@g7_two_hubs@policy/guard.rs@s/self.silent\(now\).or_else\(.. self.mass\(now.mono\)\)/self.silent(now)/
+E5 a mass is not latched@g7_two_hubs@policy/guard.rs@s/self.mass_until = Some\(now.plus\(self.timing.threshold \* 2\)\)/self.mass_until = Some(now.plus(self.timing.heartbeat_interval))/
+E5 a third is a mass@g7_one_hub@policy/guard.rs@s/= \(55, 100\)/= (30, 100)/
+E5 six are a mass@g7_six_clients@policy/guard.rs@s/MASS_MIN: u64 = 10/MASS_MIN: u64 = 1/
+E5 a release lifts nothing@g6_a_silent_source@policy/guard.rs@s/ \&\& !self.lifted.silent//
+E7 no compare@p1_a_ping_between@store/evict.lua@s/= tonumber\(found\) == tonumber\(expected\)/= true/
+E7 no check before the deed@p5_an_entry_goes_whole@store/evict.lua@s/NEEDS\[deed.verb\] and kind ~= NEEDS\[deed.verb\]/false/
+E7 refused writes do not refuse us@g11_a_script_is_refused@store/evict.rs@s/concat!\("#!lua.n", include_str/concat!("", include_str/
+E8 no rate@g8_no_second@policy/pace.rs@s/let limit = self.per_second.map_or\(u64::MAX, u64::from\)/let limit = self.per_second.map_or(u64::MAX, |_| u64::MAX)/
+E8 no share@g8_no_heartbeat@policy/pace.rs@s/SMALL.max\(population \/ SHARE\)/u64::MAX.max(SMALL.max(population \/ SHARE))/
+E8 nothing is reserved@the_maximum_is_shared@policy/pace.rs@s/\.saturating_sub\(self.reserved\)/.saturating_sub(0)/
+p6 a shadow strikes@a_shadow_counts_once@reaper.rs@s/if self.settings.mode == Mode::DryRun/if false/
+p7 it never strikes@p7_a_dead_entry@reaper.rs@s/(rule::decide_source\(&self.facts\(\), now\)).ok\(\)\?;/\1.err()?;/
+g18 a lost reply is an eviction@g18_a_lost_reply@store/evict.rs@s/if ran \{ Outcome::Unknown \}/if ran { Outcome::Evicted }/
+once a young server will do@g5_a_young_server@policy/continuity.rs@s/timing.threshold.saturating_sub\(server_uptime\)/Duration::ZERO.saturating_sub(server_uptime)/
+M
+}
+
+# Prints how it went, and fails if the mutation lived.
+try() {
+  local name=$1 test=$2
+  shift 2
+  while [ $# -gt 0 ]; do
+    local file="$copy/src/$1"
+    cp "$file" "$copy/before"
+    sed -Ei "$2" "$file"
+    if cmp -s "$file" "$copy/before"; then
+      printf '%-42s STALE: sed finds nothing in src/%s\n' "$name" "$1"
+      return 1
+    fi
+    shift 2
+  done
+  (cd "$copy" && cargo build --quiet --locked 2>"$copy/log") || { printf '%-42s DOES NOT BUILD\n' "$name"; cat "$copy/log"; return 1; }
+  if (cd "$copy" && env -u PRESENCE_REAPER_TEST_VALKEY cargo test --quiet --locked --test it "$test" >"$copy/log" 2>&1); then
+    printf '%-42s LIVES: %s passes\n' "$name" "$test"
+    return 1
+  fi
+  printf '%-42s killed by %s\n' "$name" "$(sed -n 's/^test \(.*\) \.\.\. FAILED.*/\1/p; s/^    \(.*::.*\)$/\1/p' "$copy/log" | sort -u | paste -sd' ')"
+}
+
+lived=0
+while IFS='@' read -r -a fields; do
+  name=${fields[0]}
+  if [[ "$name ${fields[1]}" != *"${1:-}"* ]]; then
+    continue
+  fi
+  try "$name" "${fields[@]:1}" || lived=$((lived + 1))
+  rm -rf "$copy/src" && cp -r src "$copy"
+done < <(mutations)
+printf '%s not killed\n' "$lived"
+[ "$lived" -eq 0 ]
