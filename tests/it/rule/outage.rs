@@ -133,7 +133,7 @@ async fn g5_a_blind_spell_of_the_reaper_is_a_break() {
     scene.pinging.silence(&scene.dying);
     proxy.set(Mode::BlackHole);
     is_in(&scene.daemon, "blind").await;
-    sleep(FAST.threshold * 2).await;
+    sleep(FAST.threshold).await;
     assert!(scene.everybody_stands().await);
     proxy.set(Mode::Pass);
     let healed = Instant::now();

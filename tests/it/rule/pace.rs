@@ -62,7 +62,7 @@ fn most_within(samples: &[(i64, usize)], span: i64) -> usize {
 
 #[tokio::test]
 async fn g8_no_second_sees_more_than_five_hundred() {
-    let samples = decline(STURDY, 10_000, 2_200, "500").await;
+    let samples = decline(STURDY, 10_000, 1_400, "500").await;
     let most = most_within(&samples, SECOND);
     assert!((400..=500).contains(&most), "{most}");
 }
