@@ -175,7 +175,7 @@ impl Health {
     /// The sentence that says what is missing.
     pub fn ready(&self, links: &Links) -> Result<(), String> {
         if !links.status().up {
-            return Err(format!("redis at {} does not answer", links.endpoint()));
+            return Err(format!("no usable connection to redis at {}; the log says why", links.endpoint()));
         }
         let now = self.clock.now();
         self.every(|name, seen| match seen.surveyed.map(|at| now.since(at)) {

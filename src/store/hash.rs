@@ -20,8 +20,7 @@ pub(super) async fn survey(
     scan::walk(link, live, "HSCAN", key, &doing, |now, field, value| {
         if !source.ignores(&field) {
             let own = Own::Value(reply::some_bytes(value)?);
-            let (judged, mark) = own::judge(source, &own, now.server);
-            survey.observe(judged, mark, now, || EntryId::member(key.clone(), field));
+            own::observe(source, &own, now, survey, || EntryId::member(key.clone(), field));
         }
         Ok(())
     })

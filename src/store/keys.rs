@@ -80,10 +80,7 @@ fn observe(source: &Source, name: Vec<u8>, held: Held, now: Now, survey: &mut Su
         Held::WrongType => {
             survey.observe(Err(Unreadable::WrongType), Mark::of([]), now, || EntryId::key(name));
         }
-        Held::Own(own) => {
-            let (judged, mark) = own::judge(source, &own, now.server);
-            survey.observe(judged, mark, now, || EntryId::key(name));
-        }
+        Held::Own(own) => own::observe(source, &own, now, survey, || EntryId::key(name)),
     }
 }
 

@@ -46,8 +46,7 @@ async fn walk(link: &Link, live: &Live, source: &Source, key: &Bytes, survey: &m
         if let Some(score) = reply::score(score)?
             && !source.ignores(&member)
         {
-            let (judged, mark) = own::judge(source, &Own::Score(score), now.server);
-            survey.observe(judged, mark, now, || EntryId::member(key.clone(), member));
+            own::observe(source, &Own::Score(score), now, survey, || EntryId::member(key.clone(), member));
         }
         Ok(())
     })

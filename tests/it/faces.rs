@@ -40,7 +40,11 @@ async fn it_starts_without_redis_and_is_ready_when_it_comes() {
     assert_eq!(answers(&daemon, "/healthz").await.status, 200);
     let ready = answers(&daemon, "/readyz").await;
     assert_eq!(ready.status, 503);
-    assert!(ready.body.contains(&format!("redis at 127.0.0.1:{} does not answer", server.port())), "{}", ready.body);
+    assert!(
+        ready.body.contains(&format!("no usable connection to redis at 127.0.0.1:{}", server.port())),
+        "{}",
+        ready.body
+    );
     eventually(SOON, async || daemon.metric("presence_reaper_redis_up").await == Some(0.0)).await;
 
     server.restart().await;
