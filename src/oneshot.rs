@@ -128,14 +128,36 @@ impl SingleRun {
         }
     }
 
-    /// Strikes what was stale at the first survey until nothing of it is left, the source holds, or the allowed number
-    /// has gone. Each turn either strikes, or looks again so that the guards judge by fresh facts.
+    /// Strikes what is stale until nothing of it is left, the source holds, or the allowed number has gone. What one
+    /// survey could not keep has its turn in another round.
     async fn strike_all(&mut self, reaper: &mut Reaper, clock: Clock, waiting: &Waiting) {
-        reaper.close();
+        let mut left = self.finding.survey.as_ref().map_or(0, |survey| survey.unwatched);
+        // bound: another round only where the last one evicted
+        loop {
+            let before = self.finding.outcomes.evicted;
+            reaper.close();
+            self.strike_watched(reaper, clock, waiting).await;
+            if left == 0 || self.is_over(reaper) || self.finding.outcomes.evicted == before {
+                return;
+            }
+            reaper.open();
+            let report = reaper.survey().await;
+            left = report.survey.as_ref().map_or(0, |survey| survey.unwatched);
+            self.take_in(&report);
+        }
+    }
+
+    fn is_over(&self, reaper: &Reaper) -> bool {
+        let finding = &self.finding;
+        reaper.is_spent() || finding.hold.is_some() || finding.failure.is_some() || finding.interrupted
+    }
+
+    /// Each turn either strikes, or looks again so that the guards judge by fresh facts.
+    async fn strike_watched(&mut self, reaper: &mut Reaper, clock: Clock, waiting: &Waiting) {
         let mut surveyed = clock.now();
         // bound: the watch takes in nothing new, the pace lets some of it go in every heartbeat interval, and each entry
         // is struck once
-        while !reaper.is_done() && !reaper.is_spent() && self.finding.hold.is_none() && self.finding.failure.is_none() {
+        while !reaper.is_done() && !self.is_over(reaper) {
             let next_survey = schedule::next_survey(surveyed, reaper.timing(), 0.0);
             let next = reaper.next_strike().unwrap_or(next_survey).min(next_survey);
             if !self.wait(reaper, clock, next, waiting).await {

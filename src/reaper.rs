@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use crate::clock::Clock;
 use crate::policy::continuity::{Break, Continuity, Identity};
 use crate::policy::duration::in_words;
-use crate::policy::entry::{EntryId, Monotonic, Now};
+use crate::policy::entry::{EntryId, Monotonic, Now, Timestamp};
 use crate::policy::guard::{self, Change, Guard, Hold, Lifted, State};
 use crate::policy::outcome::Outcome;
 use crate::policy::pace::{Pace, Rate, Shared};
@@ -74,6 +74,8 @@ pub struct Reaper {
     last: Option<LastSurvey>,
     failing: bool,
     told: Option<State>,
+    /// Since when the pace alone has kept what is due.
+    throttled: Option<Monotonic>,
     log_rate: Rate,
 }
 
@@ -107,6 +109,7 @@ impl Reaper {
             last: None,
             failing: false,
             told: None,
+            throttled: None,
             store,
             clock,
             settings,
@@ -144,6 +147,11 @@ impl Reaper {
         if let Some(now) = self.now() {
             self.watch.close(now.server, &self.settings.timing);
         }
+    }
+
+    /// For a single run: takes in again what is stale; what the last survey could not keep has its turn.
+    pub fn open(&mut self) {
+        self.watch.open();
     }
 
     /// How many entries are watched.
@@ -302,7 +310,10 @@ impl Reaper {
         let own = self.own_allowance(now.mono);
         let mut shared = locked(&self.shared);
         let allowance = own.min(shared.allowance(now.mono));
+        let throttled = self.throttled.take().map(|since| now.mono.since(since)).unwrap_or_default();
+        report.throttled += throttled;
         if allowance == 0 {
+            self.throttled = Some(now.mono);
             for id in self.watch.due(now.mono, CHUNK) {
                 report.skipped.limit += u64::from(self.watch.count_once(&id, counted::LIMIT));
             }
@@ -335,16 +346,13 @@ impl Reaper {
         let Looked { identity, now, found } = looked;
         let mut prepared = Vec::with_capacity(due.len());
         for (id, found) in due.into_iter().zip(found) {
-            match self.judge(&id, found, now, report) {
-                Some(one) => prepared.push(one),
-                None => continue,
-            }
+            prepared.extend(self.judge(&id, found, now, report));
         }
         if prepared.is_empty() {
             return 0;
         }
-        let skipped: Vec<(EntryId, u32)> =
-            prepared.iter().map(|one| (one.id().clone(), one.skipped_companions())).collect();
+        let skipping = prepared.iter().filter(|one| one.skipped_companions() > 0);
+        let skipped: Vec<_> = skipping.map(|one| (one.id().clone(), one.skipped_companions())).collect();
         let evicted = self.store.evict(prepared, &identity, now).await;
         self.take_in_outcomes(evicted, &skipped, now, report)
     }
@@ -405,7 +413,7 @@ impl Reaper {
         spent
     }
 
-    fn tell_eviction(&mut self, id: &EntryId, at: crate::policy::entry::Timestamp, report: &mut Report) -> bool {
+    fn tell_eviction(&mut self, id: &EntryId, at: Timestamp, report: &mut Report) -> bool {
         let Some(watched) = self.watch.get(id) else { return true };
         let age_ms = at.millis_since(watched.last_ping).max(0).unsigned_abs();
         let lag = Duration::from_millis(age_ms).saturating_sub(self.settings.timing.threshold);
@@ -416,7 +424,7 @@ impl Reaper {
         }
         self.log_rate.spend(now, 1);
         let (source, age) = (&*report.source, in_words(Duration::from_millis(age_ms)));
-        info!(source, id = quoted(id.name()), key = quoted(&id.key), age, "evicted");
+        info!(source, id = %quoted(id.name()), key = %quoted(&id.key), age, "evicted");
         true
     }
 
@@ -431,19 +439,22 @@ impl Reaper {
         }
     }
 
-    /// A dry run strikes nothing: it counts what would have gone, once a mark.
+    /// A dry run strikes nothing: it counts what would have gone, once a mark. It does not re-read, so a ping since the
+    /// last survey is seen by the next.
     fn count_would_evict(&mut self, report: &mut Report) {
         let Some(now) = self.now() else { return };
-        if rule::decide_source(&self.facts(), now).is_err() {
-            return;
-        }
         for id in self.watch.due(now.mono, usize::MAX) {
-            let heartbeat = self.settings.timing.heartbeat_interval;
-            if self.watch.count_once(&id, counted::DRY_RUN) {
+            let Some(watched) = self.watch.get(&id) else { continue };
+            let decided = rule::decide_watched(&self.facts(), watched, now);
+            if decided.is_ok() && self.watch.count_once(&id, counted::DRY_RUN) {
                 report.skipped.dry_run += 1;
-                info!(source = &*report.source, id = quoted(id.name()), key = quoted(&id.key), "would evict");
+                info!(source = &*report.source, id = %quoted(id.name()), key = %quoted(&id.key), "would evict");
             }
-            self.watch.postpone(&id, now.mono.plus(heartbeat));
+            let again = match decided {
+                Err(Refusal::Unconfirmed { until } | Refusal::Grace { until }) => until,
+                _ => now.mono.plus(self.settings.timing.heartbeat_interval),
+            };
+            self.watch.postpone(&id, again);
         }
         report.now = Some(now);
     }
@@ -478,7 +489,7 @@ impl Reaper {
             timing: &self.settings.timing,
             continuity: &self.continuity,
             guard: &self.guard,
-            surveyed: self.last.as_ref().map(|last| last.began.mono),
+            surveyed: self.last.as_ref().map(|last| (last.began.mono, last.ended.mono)),
         }
     }
 

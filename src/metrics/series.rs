@@ -1,7 +1,7 @@
 //! Series that are registered as they are made, each with all its labels: what exists is decided at the start.
 
 use prometheus::core::Collector;
-use prometheus::{Error, Gauge, Histogram, HistogramOpts, IntCounter, IntGauge, Opts, Registry};
+use prometheus::{Counter, Error, Gauge, Histogram, HistogramOpts, IntCounter, IntGauge, Opts, Registry};
 
 /// Makes series that share some labels.
 #[derive(Clone, Copy)]
@@ -24,6 +24,11 @@ impl Series<'_> {
         self.register(Histogram::with_opts(opts)?)
     }
 
+    /// A counter of seconds, whose only value of `label` is `value`.
+    pub(super) fn seconds(&self, name: &str, help: &str, label: &str, value: &'static str) -> Result<Counter, Error> {
+        self.register(Counter::with_opts(self.opts(name, help).const_label(label, value))?)
+    }
+
     /// One counter for each of `values`.
     pub(super) fn counters(
         &self,
@@ -32,11 +37,7 @@ impl Series<'_> {
         label: &str,
         values: impl IntoIterator<Item = &'static str>,
     ) -> Result<Labelled<IntCounter>, Error> {
-        let series = values.into_iter().map(|value| {
-            let counter = IntCounter::with_opts(self.opts(name, help).const_label(label, value))?;
-            Ok((value, self.register(counter)?))
-        });
-        Ok(Labelled(series.collect::<Result<_, Error>>()?))
+        self.labelled(self.opts(name, help), label, values, IntCounter::with_opts)
     }
 
     /// One gauge for each of `values`.
@@ -47,9 +48,19 @@ impl Series<'_> {
         label: &str,
         values: impl IntoIterator<Item = &'static str>,
     ) -> Result<Labelled<IntGauge>, Error> {
+        self.labelled(self.opts(name, help), label, values, IntGauge::with_opts)
+    }
+
+    fn labelled<S: Collector + Clone + 'static>(
+        &self,
+        opts: Opts,
+        label: &str,
+        values: impl IntoIterator<Item = &'static str>,
+        make: fn(Opts) -> Result<S, Error>,
+    ) -> Result<Labelled<S>, Error> {
         let series = values.into_iter().map(|value| {
-            let gauge = IntGauge::with_opts(self.opts(name, help).const_label(label, value))?;
-            Ok((value, self.register(gauge)?))
+            let one = make(opts.clone().const_label(label, value))?;
+            Ok((value, self.register(one)?))
         });
         Ok(Labelled(series.collect::<Result<_, Error>>()?))
     }

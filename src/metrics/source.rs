@@ -1,6 +1,6 @@
 //! The series of one source, and what a report does to them.
 
-use prometheus::{Error, Gauge, Histogram, IntCounter, IntGauge, Registry};
+use prometheus::{Counter, Error, Gauge, Histogram, IntCounter, IntGauge, Registry};
 
 use super::SourceLabels;
 use super::series::{Labelled, Series};
@@ -40,6 +40,7 @@ pub(super) struct Source {
     evictions_skipped: Labelled<IntCounter>,
     eviction_lag: Histogram,
     companions_skipped: IntCounter,
+    throttled: Counter,
     state: Labelled<IntGauge>,
     guard_trips: Labelled<IntCounter>,
     breaks: Labelled<IntCounter>,
@@ -118,6 +119,12 @@ impl Source {
                 "presence_reaper_companions_skipped_total",
                 "Companions of evicted entries that were left out, since a name in their template stood for nothing.",
             )?,
+            throttled: make.seconds(
+                "presence_reaper_throttled_seconds_total",
+                "How long entries that were due waited for this reason alone.",
+                "reason",
+                "pace",
+            )?,
             state: make.gauges(
                 "presence_reaper_source_state",
                 "1 for the state the source is in; it evicts in normal alone.",
@@ -166,6 +173,7 @@ impl Source {
         skipped.into_iter().for_each(|(reason, count)| self.evictions_skipped.add(reason, count));
         report.lags.iter().for_each(|lag| self.eviction_lag.observe(lag.as_secs_f64()));
         self.companions_skipped.inc_by(report.companions_skipped);
+        self.throttled.inc_by(report.throttled.as_secs_f64());
         self.take_in_guards(report);
         self.set_state(report.state);
         let ends = report.hold.as_ref().and_then(|hold| hold.ends);

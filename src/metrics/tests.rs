@@ -39,20 +39,9 @@ fn metrics(names: &[&str]) -> Metrics {
 
 fn report(verb: Verb) -> Report {
     Report {
-        source: "hub".into(),
-        verb,
         took: Duration::from_millis(40),
         now: Some(Now { server: WALL, mono: MONO }),
-        failure: None,
-        survey: None,
-        state: State::Normal,
-        hold: None,
-        breaks: Vec::new(),
-        changes: Vec::new(),
-        outcomes: Outcomes::default(),
-        lags: Vec::new(),
-        skipped: Skipped::default(),
-        companions_skipped: 0,
+        ..Report::new("hub".into(), verb)
     }
 }
 
@@ -77,6 +66,7 @@ fn struck(report: &mut Report) {
     report.lags = [250, 750, 86_400_001].map(Duration::from_millis).to_vec();
     report.skipped = Skipped { dry_run: 5, observing: 6, guard: 7, limit: 8 };
     report.companions_skipped = 9;
+    report.throttled = Duration::from_millis(1_500);
 }
 
 fn broken_off(report: &mut Report) {
@@ -196,7 +186,7 @@ fn the_number_of_series_is_known() {
 /// Series that do not depend on the sources.
 const OF_PROCESS: usize = 77;
 /// Series of each source.
-const OF_SOURCE: usize = 88;
+const OF_SOURCE: usize = 89;
 
 #[test]
 fn two_sources_of_one_name_are_refused() {

@@ -48,8 +48,8 @@ pub struct Facts<'a> {
     pub continuity: &'a Continuity,
     /// Silence and mass.
     pub guard: &'a Guard,
-    /// When the survey behind the guards began; none if there was none yet.
-    pub surveyed: Option<Monotonic>,
+    /// When the survey behind the guards began and ended; none if there was none yet.
+    pub surveyed: Option<(Monotonic, Monotonic)>,
 }
 
 /// Whether the source as a whole may evict: the part of the rule that is the same for all its entries.
@@ -60,7 +60,7 @@ pub fn decide_source(facts: &Facts<'_>, now: Now) -> Result<(), Refusal> {
     if let Some(hold) = facts.guard.hold(now) {
         return Err(Refusal::Held(hold));
     }
-    let surveyed = facts.surveyed.ok_or(Refusal::FactsTooOld)?;
+    let (surveyed, _) = facts.surveyed.ok_or(Refusal::FactsTooOld)?;
     if now.mono.since(surveyed) > facts.timing.facts_valid_for() {
         return Err(Refusal::FactsTooOld);
     }
@@ -82,11 +82,16 @@ pub fn decide(
         Freshness::Stale => {}
     }
     let watched = watched.filter(|watched| watched.mark == mark).ok_or(Refusal::Moved)?;
+    decide_watched(facts, watched, now)
+}
+
+/// Whether an entry may go that is stale and still bears the mark it is watched for: what is left of the rule, E3 to E5.
+pub fn decide_watched(facts: &Facts<'_>, watched: &Watched, now: Now) -> Result<(), Refusal> {
     let confirmed = watched.since.plus(facts.timing.confirm_for());
     if now.mono < confirmed {
         return Err(Refusal::Unconfirmed { until: confirmed });
     }
-    if let Some(until) = facts.continuity.keeps(last_ping, now.mono) {
+    if let Some(until) = facts.continuity.keeps(watched.last_ping, now.mono) {
         return Err(Refusal::Grace { until });
     }
     decide_source(facts, now)
@@ -94,7 +99,19 @@ pub fn decide(
 
 /// Why the source holds at `now`, if it does: what its state, its metric and its report say.
 pub fn hold(facts: &Facts<'_>, now: Now) -> Option<Hold> {
-    grace(facts, now.mono).or_else(|| facts.guard.hold(now))
+    grace(facts, now.mono).or_else(|| facts.guard.hold(now)).or_else(|| slow(facts))
+}
+
+/// Facts that are too old by the time a survey ends never let anything go, and nothing else would say so.
+fn slow(facts: &Facts<'_>) -> Option<Hold> {
+    let (began, ended) = facts.surveyed?;
+    let (took, valid) = (ended.since(began), facts.timing.facts_valid_for());
+    (took > valid).then(|| Hold {
+        state: State::Blind,
+        why: format!("a survey takes {}, and what it tells is good for {} only", in_words(took), in_words(valid)),
+        ends: None,
+        ends_with: "a survey that is faster: raise the threshold, or split the source".into(),
+    })
 }
 
 fn grace(facts: &Facts<'_>, now: Monotonic) -> Option<Hold> {
@@ -113,4 +130,140 @@ fn grace(facts: &Facts<'_>, now: Monotonic) -> Option<Hold> {
         ends: Some(reconnect.until),
         ends_with: "time; entries heard since are evicted as usual".into(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::continuity::Identity;
+    use super::super::entry::{EntryId, Timestamp};
+    use super::super::guard::{Lifted, Settings};
+    use super::super::ping::Unit;
+    use super::super::survey::{Candidate, Survey};
+    use super::super::watch::Watch;
+    use super::*;
+
+    const TIMING: Timing = Timing { threshold: Duration::from_secs(300), heartbeat_interval: Duration::from_secs(30) };
+
+    fn at(millis: u64) -> Now {
+        let since = Duration::from_millis(millis);
+        Now { server: Timestamp::from_millis(1_800_000_000_000).plus(since), mono: Monotonic::from_start(since) }
+    }
+
+    /// A source that was first seen at 0 and has been surveyed every heartbeat since, with somebody pinging; and in it
+    /// one entry that last pinged at 0.
+    struct World {
+        continuity: Continuity,
+        guard: Guard,
+        watch: Watch,
+        surveyed: Option<(Monotonic, Monotonic)>,
+    }
+
+    fn id() -> EntryId {
+        EntryId::key(*b"c")
+    }
+
+    fn mark() -> Mark {
+        Mark::of([Some(&b"0"[..])])
+    }
+
+    fn world(now: Now) -> World {
+        let mut continuity = Continuity::new(TIMING, Duration::from_secs(900));
+        let mut guard = Guard::new(TIMING, &Settings::default(), Lifted::default());
+        let mut watch = Watch::default();
+        for millis in (0..=now.mono.since_start().as_millis() as u64).step_by(30_000) {
+            let now = at(millis);
+            continuity.looked(&Identity::default(), now, now);
+            guard.observe(&beating(now), now);
+            let candidate = Candidate { id: id(), mark: mark(), last_ping: at(0).server, seen: now.mono };
+            watch.observe(vec![candidate], true, now, &TIMING);
+        }
+        World { continuity, guard, watch, surveyed: Some((now.mono, now.mono)) }
+    }
+
+    fn beating(now: Now) -> Survey {
+        let mut survey = Survey::new(TIMING);
+        survey.count(Freshness::Fresh, 100);
+        survey.saw(now.server);
+        survey
+    }
+
+    fn facts(world: &World) -> Facts<'_> {
+        let World { continuity, guard, surveyed, .. } = world;
+        Facts { timing: &TIMING, continuity, guard, surveyed: *surveyed }
+    }
+
+    fn judge(world: &World, last_ping: Judged, mark: Mark, now: Now) -> Result<(), Refusal> {
+        decide(&facts(world), last_ping, mark, world.watch.get(&id()), now)
+    }
+
+    fn pinged(millis: u64) -> Judged {
+        Ok((at(millis).server, Unit::UnixMs))
+    }
+
+    #[test]
+    fn an_entry_goes_when_everything_holds_and_not_a_millisecond_before() {
+        assert_eq!(judge(&world(at(300_000)), pinged(0), mark(), at(300_000)), Ok(()));
+        assert_eq!(judge(&world(at(300_000)), pinged(1), mark(), at(300_000)), Err(Refusal::Live), "E2");
+    }
+
+    #[test]
+    fn e1_what_is_unreadable_or_ahead_stays() {
+        let world = world(at(300_000));
+        let unreadable = judge(&world, Err(Unreadable::Unparsable), mark(), at(300_000));
+        assert_eq!(unreadable, Err(Refusal::Unreadable(Unreadable::Unparsable)));
+        assert_eq!(judge(&world, pinged(360_001), mark(), at(300_000)), Err(Refusal::Future));
+    }
+
+    #[test]
+    fn e3_another_mark_or_too_short_a_watch_stays() {
+        let mut world = world(at(300_000));
+        assert_eq!(judge(&world, pinged(0), Mark::of([]), at(300_000)), Err(Refusal::Moved));
+        world.watch.clear();
+        assert_eq!(judge(&world, pinged(0), mark(), at(300_000)), Err(Refusal::Moved), "never looked at");
+        let seen = Candidate { id: id(), mark: mark(), last_ping: at(0).server, seen: at(210_001).mono };
+        world.watch.observe(vec![seen], true, at(210_001), &TIMING);
+        let until = at(300_001).mono;
+        assert_eq!(judge(&world, pinged(0), mark(), at(300_000)), Err(Refusal::Unconfirmed { until }));
+        assert_eq!(judge(&world, pinged(0), mark(), at(300_001)), Ok(()));
+    }
+
+    #[test]
+    fn e4_a_grace_keeps_it_to_its_last_millisecond() {
+        let mut world = world(at(300_000));
+        world.continuity.silence_ended(at(10_000));
+        let until = at(310_000).mono;
+        assert_eq!(judge(&world, pinged(0), mark(), at(309_999)), Err(Refusal::Grace { until }));
+        assert_eq!(judge(&world, pinged(0), mark(), at(310_000)), Ok(()));
+    }
+
+    #[test]
+    fn e5_facts_are_good_until_four_heartbeats_before_a_threshold() {
+        let mut world = world(at(300_000));
+        assert_eq!(judge(&world, pinged(0), mark(), at(480_000)), Ok(()));
+        assert_eq!(judge(&world, pinged(0), mark(), at(480_001)), Err(Refusal::FactsTooOld));
+        world.surveyed = None;
+        assert_eq!(judge(&world, pinged(0), mark(), at(300_000)), Err(Refusal::FactsTooOld));
+    }
+
+    #[test]
+    fn e5_a_survey_slower_than_its_facts_are_good_for_is_a_hold_that_says_so() {
+        let mut world = world(at(300_000));
+        world.surveyed = Some((at(120_000).mono, at(300_000).mono));
+        assert_eq!(hold(&facts(&world), at(300_000)), None);
+        world.surveyed = Some((at(119_999).mono, at(300_000).mono));
+        let held = hold(&facts(&world), at(300_000));
+        assert_eq!(held.map(|hold| hold.state), Some(State::Blind));
+    }
+
+    #[test]
+    fn e5_a_silent_source_keeps_everything() {
+        let mut world = world(at(300_000));
+        let mut silent = Survey::new(TIMING);
+        silent.saw(at(300_000).server.minus(TIMING.late_after()));
+        world.guard.observe(&silent, at(300_000));
+        let refusal = judge(&world, pinged(0), mark(), at(300_000));
+        assert!(matches!(&refusal, Err(Refusal::Held(hold)) if hold.state == State::Silent), "{refusal:?}");
+    }
 }

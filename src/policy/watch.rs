@@ -110,6 +110,11 @@ impl Watch {
         self.closed = true;
     }
 
+    /// Takes in new entries again.
+    pub fn open(&mut self) {
+        self.closed = false;
+    }
+
     /// Whether it takes in nothing more: a single run gives each entry one strike.
     pub fn is_closed(&self) -> bool {
         self.closed

@@ -64,11 +64,13 @@ pub struct Report {
     pub skipped: Skipped,
     /// Companions of evicted entries that named no key.
     pub companions_skipped: u64,
+    /// How long the pace alone kept what was due.
+    pub throttled: Duration,
 }
 
 impl Report {
     /// A report that has nothing to tell yet.
-    pub(super) fn new(source: Arc<str>, verb: Verb) -> Self {
+    pub(crate) fn new(source: Arc<str>, verb: Verb) -> Self {
         Self {
             source,
             verb,
@@ -84,6 +86,7 @@ impl Report {
             lags: Vec::new(),
             skipped: Skipped::default(),
             companions_skipped: 0,
+            throttled: Duration::ZERO,
         }
     }
 }

@@ -235,3 +235,21 @@ async fn a_source_that_cannot_be_read_makes_a_run_incomplete() {
     assert!(error.contains("WRONGTYPE") && error.contains("see the kind of container"), "{error}");
     assert!(run.stderr.contains("error: surveying source wrong: redis at 127.0.0.1:"), "{}", run.stderr);
 }
+
+/// More stale entries than one survey can keep for the strike: they go in rounds, and all of them go.
+#[tokio::test]
+async fn what_one_survey_cannot_keep_goes_in_another_round() {
+    let rhythm = Rhythm { threshold: Duration::from_secs(10), heartbeat: Duration::from_secs(1) };
+    let server = Server::start(Kind::Redis).await;
+    let fill = "local at = redis.call('TIME')[1] * 1000 - 3600000 \
+                for i = 1, 200300 do redis.call('ZADD', 'crowd', at + i, 'dead-' .. i) end";
+    let mut client = server.client().await;
+    redis::cmd("EVAL").arg(fill).arg(0).exec_async(&mut client).await.unwrap();
+    is_old_enough(&server, rhythm).await;
+
+    let words = ["--once", "--release", "silent", "-o", "json", "--zset", "crowd", "--redis-url", &server.url()];
+    let binary = Binary::new(words).args(rhythm.flags()).env("PRESENCE_REAPER_GUARD__MAX_EVICT_RATE", "unlimited");
+    let document = binary.run().await.assert_code(0).json();
+    assert_eq!(only_source(&document)["evicted"], 200_300);
+    assert!(!redis::cmd("EXISTS").arg("crowd").query_async::<bool>(&mut client).await.unwrap());
+}
