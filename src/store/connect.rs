@@ -13,6 +13,7 @@ use redis::aio::ConnectionLike;
 use super::dial::{self, Open};
 use super::error::{Error, Kind};
 use super::reply::{self, Unexpected};
+use super::standing::{Refusals, Standing, Tracker};
 use super::status::{Certificate, Failure, Purpose, Role, ServerInfo, Status};
 use super::tls;
 use crate::clock::Clock;
@@ -117,6 +118,7 @@ pub struct Link {
     clock: Clock,
     dialled: tokio::sync::Mutex<Dialled>,
     status: Mutex<Status>,
+    tracker: Arc<Mutex<Tracker>>,
 }
 
 #[derive(Debug, Default)]
@@ -132,12 +134,13 @@ struct Dialled {
 pub struct Links {
     endpoint: Endpoint,
     links: Vec<Arc<Link>>,
+    tracker: Arc<Mutex<Tracker>>,
 }
 
 impl Links {
     /// No connection yet.
     pub fn new(endpoint: Endpoint) -> Self {
-        Self { endpoint, links: Vec::new() }
+        Self { endpoint, links: Vec::new(), tracker: Arc::default() }
     }
 
     /// The connection that `settings` describe, as there is one for each database.
@@ -145,7 +148,7 @@ impl Links {
         if let Some(link) = self.links.iter().find(|link| link.settings == settings) {
             return Arc::clone(link);
         }
-        let link = Arc::new(Link::new(settings, clock));
+        let link = Arc::new(Link::beside(settings, clock, Arc::clone(&self.tracker)));
         self.links.push(Arc::clone(&link));
         link
     }
@@ -158,6 +161,11 @@ impl Links {
     /// The state of them all: up only if each is, the counters summed.
     pub fn status(&self) -> Status {
         self.links.iter().map(|link| link.status()).reduce(Status::merge).unwrap_or_default()
+    }
+
+    /// Whether Redis stores what hubs want stored, as far as our own requests have shown.
+    pub fn standing(&self) -> Standing {
+        self.tracker.lock().unwrap_or_else(PoisonError::into_inner).standing()
     }
 }
 
@@ -194,6 +202,11 @@ pub struct Health {
 impl Link {
     /// A connection that will be dialled when it is first needed: starting does not depend on Redis being up.
     pub fn new(settings: Settings, clock: Clock) -> Self {
+        Self::beside(settings, clock, Arc::default())
+    }
+
+    /// Such a connection beside others to the same server, which draw one conclusion about it together.
+    fn beside(settings: Settings, clock: Clock, tracker: Arc<Mutex<Tracker>>) -> Self {
         let mut status = Status::default();
         if let Endpoint::Tls { tls, .. } = &settings.endpoint {
             status.certificates[Role::Server.index()] = Certificate::Unseen;
@@ -201,7 +214,7 @@ impl Link {
                 status.certificates[Role::Client.index()] = Certificate::Unseen;
             }
         }
-        Self { settings, clock, dialled: Default::default(), status: Mutex::new(status) }
+        Self { settings, clock, dialled: Default::default(), status: Mutex::new(status), tracker }
     }
 
     /// Where it leads.
@@ -229,6 +242,10 @@ impl Link {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn tracker(&self) -> std::sync::MutexGuard<'_, Tracker> {
+        self.tracker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The live connection, dialled if there is none. Within the wait after a failed dial, that dial's error.
     pub(super) async fn live(&self) -> Result<Arc<Live>, Error> {
         let mut dialled = self.dialled.lock().await;
@@ -242,6 +259,7 @@ impl Link {
             return Err(error.clone());
         }
         dialled.count += 1;
+        let began = self.clock.now();
         match self.dial(dialled.count).await {
             Ok(live) => {
                 let live = Arc::new(live);
@@ -249,6 +267,7 @@ impl Link {
                 Ok(live)
             }
             Err(error) => {
+                self.tracker().failed(began, self.clock.now(), &error);
                 dialled.failures += 1;
                 let wait = schedule::backoff(dialled.failures, fastrand::f64());
                 dialled.refused = Some((self.clock.now().plus(wait), error.clone()));
@@ -289,26 +308,28 @@ impl Link {
         let doing = "asking who is there";
         let mut commands = redis::pipe();
         commands.cmd("TIME");
-        commands.cmd("INFO").arg("server");
-        commands.cmd("INFO").arg("replication");
+        // The default sections: before Redis 7 it takes one section or these, and all of them are a few kilobytes.
+        commands.cmd("INFO");
         let replies = self.ask(live, Purpose::Info, doing, &commands).await?;
-        let [time, server, replication] = self.exactly(doing, replies)?;
+        let [time, told] = self.exactly(doing, replies)?;
         let now = self.now(doing, time)?;
         self.locked_status().clock_offset_ms = Some(now.server.millis_since(Clock::wall()));
-        let facts = match (info(server), info(replication)) {
-            (Some(mut server), Some(replication)) => {
-                server.extend(replication);
-                server
-            }
-            // INFO denied: we can't tell one process from the next, so every connection counts as another.
-            _ => HashMap::from([("run_id".to_owned(), format!("connection {}", live.number))]),
-        };
+        let told = info(told);
+        let refusals = told.as_ref().map(Refusals::read);
+        // INFO denied: we can't tell one process from the next, so every connection counts as another.
+        let facts =
+            told.unwrap_or_else(|| HashMap::from([("run_id".to_owned(), format!("connection {}", live.number))]));
         let greeting = Greeting::read(&facts, now);
         match facts.get("role").map(String::as_str) {
-            None | Some("master") => Ok(greeting),
+            None | Some("master") => {
+                self.tracker().looked(refusals, now.mono);
+                Ok(greeting)
+            }
             Some(role) => {
                 live.give_up();
-                Err(self.error(Kind::ReadOnly, doing, format!("its role is {role}, not master")))
+                let error = self.error(Kind::ReadOnly, doing, format!("its role is {role}, not master"));
+                self.tracker().failed(now.mono, now.mono, &error);
+                Err(error)
             }
         }
     }
@@ -335,6 +356,10 @@ impl Link {
                 None => Ok(replies),
             });
         self.note(purpose, count, took, answer.as_ref().err());
+        match &answer {
+            Ok(replies) => self.heard(sent, doing, replies),
+            Err(error) => self.tracker().failed(sent, self.clock.now(), error),
+        }
         if answer.as_ref().is_err_and(|error| error.kind.drops_connection()) {
             live.give_up();
         }
@@ -357,6 +382,15 @@ impl Link {
         match failure {
             Some(failure) => requests.failures[failure.index()] += 1,
             None => requests.answered(took),
+        }
+    }
+
+    /// Being out of memory is no matter of one command either, but others are still answered.
+    fn heard(&self, sent: Monotonic, doing: &str, replies: &[Value]) {
+        let mut tracker = self.tracker();
+        tracker.answered();
+        if let Some(detail) = replies.iter().find_map(out_of_memory) {
+            tracker.failed(sent, self.clock.now(), &self.error(Kind::Oom, doing, detail));
         }
     }
 
@@ -387,6 +421,11 @@ fn fatal(reply: &Value) -> Option<(Kind, String)> {
     let kind = Kind::of_code(error.code());
     let fatal = matches!(kind, Kind::Auth | Kind::ReadOnly | Kind::Loading | Kind::Cluster);
     fatal.then(|| (kind, format!("{} {}", error.code(), error.details().unwrap_or_default())))
+}
+
+fn out_of_memory(reply: &Value) -> Option<String> {
+    let Value::ServerError(error) = reply else { return None };
+    (Kind::of_code(error.code()) == Kind::Oom).then(|| format!("OOM {}", error.details().unwrap_or_default()))
 }
 
 fn info(reply: Value) -> Option<HashMap<String, String>> {

@@ -85,6 +85,15 @@ impl Kind {
         }
     }
 
+    /// Whether the trouble may well be our own (a password, a certificate, a permission, the configuration): it says nothing about
+    /// Redis, and others may be served.
+    pub fn is_our_own(self) -> bool {
+        match self {
+            Self::Auth | Self::Tls | Self::Cluster | Self::Permission | Self::WrongType | Self::Other => true,
+            Self::Connect | Self::Timeout | Self::ReadOnly | Self::Loading | Self::Oom => false,
+        }
+    }
+
     /// Whether the connection can't be trusted after this: what we asked may still run, or the server is not ours.
     pub(super) fn drops_connection(self) -> bool {
         matches!(self, Self::Connect | Self::Auth | Self::Tls | Self::Timeout | Self::ReadOnly | Self::Cluster)

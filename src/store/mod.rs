@@ -24,6 +24,7 @@ mod keys;
 mod own;
 mod reply;
 mod scan;
+pub mod standing;
 pub mod status;
 pub mod tls;
 mod zset;
