@@ -9,7 +9,6 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::policy::entry::Monotonic;
 use crate::policy::guard::State;
-use crate::policy::outcome::Outcomes;
 use crate::policy::schedule;
 use crate::reaper::{Finding, Mode, Reaper, Report};
 
@@ -72,22 +71,7 @@ struct SingleRun {
 
 impl SingleRun {
     fn new(reaper: &Reaper, stop: CancellationToken) -> Self {
-        let source = reaper.store().source();
-        let finding = Finding {
-            source: Arc::clone(&source.name),
-            place: source.container.describe(),
-            timing: *reaper.timing(),
-            dry_run: reaper.mode() == Mode::DryRun,
-            survey: None,
-            now: None,
-            state: State::Normal,
-            hold: None,
-            outcomes: Outcomes::default(),
-            kept_by_grace: 0,
-            companions_skipped: 0,
-            failure: None,
-            interrupted: false,
-        };
+        let finding = Finding::nothing_yet(reaper);
         Self { finding, stop }
     }
 

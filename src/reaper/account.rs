@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::{Mode, Reaper};
+
 use crate::policy::continuity::Break;
 use crate::policy::entry::Now;
 use crate::policy::guard::{Change, Hold, State};
@@ -91,7 +93,7 @@ impl Report {
     }
 }
 
-/// What a single run found of a source, and did.
+/// What a single run found of a source, and did; or what a daemon last found of it, and did since its start.
 #[derive(Clone, Debug)]
 pub struct Finding {
     /// The source.
@@ -123,6 +125,26 @@ pub struct Finding {
 }
 
 impl Finding {
+    /// Nothing is known yet.
+    pub fn nothing_yet(reaper: &Reaper) -> Self {
+        let source = reaper.store().source();
+        Self {
+            source: Arc::clone(&source.name),
+            place: source.container.describe(),
+            timing: *reaper.timing(),
+            dry_run: reaper.mode() == Mode::DryRun,
+            survey: None,
+            now: None,
+            state: State::Normal,
+            hold: None,
+            outcomes: Outcomes::default(),
+            kept_by_grace: 0,
+            companions_skipped: 0,
+            failure: None,
+            interrupted: false,
+        }
+    }
+
     /// Whether the source was seen and dealt with to the end.
     pub fn is_complete(&self) -> bool {
         self.survey.is_some() && self.failure.is_none() && !self.interrupted

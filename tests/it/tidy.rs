@@ -60,12 +60,12 @@ const ROOMS: [Room; 20] = [
     },
     Room {
         name: "service",
-        uses: &["clock", "config", "daemon", "http", "metrics", "policy", "reaper", "store::connect"],
+        uses: &["clock", "config", "daemon", "http", "metrics", "policy", "reaper", "report", "store::connect"],
         never: &["clap", "SystemTime"],
     },
     Room {
         name: "daemon",
-        uses: &["clock", "policy", "reaper", "store::connect"],
+        uses: &["clock", "policy", "reaper", "store::connect", "store::standing"],
         never: &["clap", "prometheus", "redis", "SystemTime"],
     },
     Room {
