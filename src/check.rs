@@ -15,7 +15,7 @@ struct Document<'a> {
     valid: bool,
     redis: String,
     database: u16,
-    listen: Option<String>,
+    listen: Vec<String>,
     warnings: Vec<String>,
     sources: Vec<Source<'a>>,
 }
@@ -45,7 +45,7 @@ pub fn write_json(config: &Config, out: &mut dyn Write) -> io::Result<()> {
         valid: true,
         redis: config.redis.endpoint.to_string(),
         database: config.redis.db,
-        listen: config.server.listen.map(|address| address.to_string()),
+        listen: config.server.listen.iter().map(ToString::to_string).collect(),
         warnings: config.warnings.iter().map(ToString::to_string).collect(),
         sources: config.sources.iter().map(source).collect(),
     };
@@ -82,7 +82,7 @@ fn tls(config: &Config) -> Option<&tls::Settings> {
 /// # Errors
 /// Whatever the writer says; a closed pipe is for the caller to pass over.
 pub fn write_text(config: &Config, out: &mut dyn Write) -> io::Result<()> {
-    let listen = config.server.listen.map_or_else(|| "off".into(), |address| address.to_string());
+    let listen = config.server.describe();
     writeln!(out, "redis {}, database {}; endpoints {listen}", config.redis.endpoint, config.redis.db)?;
     if let Some(tls) = tls(config) {
         let roots = tls.ca_file.as_ref().map_or("the CAs of this system".into(), |path| path.display().to_string());

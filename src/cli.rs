@@ -184,9 +184,9 @@ struct SettingArgs {
     /// Name in the server's certificate, else the host [env: PRESENCE_REAPER_REDIS__SERVER_NAME]
     #[arg(long, value_name = "NAME", help_heading = "Settings")]
     redis_tls_server_name: Option<String>,
-    /// Address of /metrics, /healthz and /readyz, or "off" [env: PRESENCE_REAPER_SERVER__LISTEN]
+    /// Address of the endpoints, repeatable; or "off" [env: PRESENCE_REAPER_SERVER__LISTEN]
     #[arg(long, value_name = "ADDR", help_heading = "Settings")]
-    listen: Option<String>,
+    listen: Vec<String>,
     /// error, warn, info, debug or trace [env: PRESENCE_REAPER_LOG__LEVEL]
     #[arg(long, value_name = "LEVEL", help_heading = "Settings")]
     log_level: Option<String>,
@@ -359,7 +359,6 @@ impl SettingArgs {
             ("--redis-tls-key-file", "redis", "key_file", self.redis_tls_key_file),
             ("--redis-tls-server-name", "redis", "server_name", self.redis_tls_server_name),
             ("--db", "redis", "db", self.db),
-            ("--listen", "server", "listen", self.listen),
             ("--log-level", "log", "level", self.log_level),
             ("--log-format", "log", "format", self.log_format),
             ("--zset", "source", "zset", self.zset),
@@ -375,10 +374,14 @@ impl SettingArgs {
                 given.settings.push(Setting { flag, table, key, value: FlagValue::One(value) });
             }
         }
-        let repeatable = [("--last-ping", "last_ping", self.last_ping), ("--companion", "companions", self.companion)];
-        for (flag, key, values) in repeatable {
+        let repeatable = [
+            ("--listen", "server", "listen", self.listen),
+            ("--last-ping", "source", "last_ping", self.last_ping),
+            ("--companion", "source", "companions", self.companion),
+        ];
+        for (flag, table, key, values) in repeatable {
             if !values.is_empty() {
-                given.settings.push(Setting { flag, table: "source", key, value: FlagValue::Many(values) });
+                given.settings.push(Setting { flag, table, key, value: FlagValue::Many(values) });
             }
         }
         given
@@ -533,7 +536,7 @@ mod tests {
         let cli = Cli::parse(std::iter::once("presence-reaper".into()).chain(words)).unwrap();
         assert_eq!(cli.flags.settings.len(), 18);
         let config = config::load(cli.inputs(None, Vec::new())).unwrap();
-        assert_eq!((config.redis.db, config.server.listen, config.sources.len()), (1, None, 1));
+        assert_eq!((config.redis.db, config.server.listen, config.sources.len()), (1, vec![], 1));
     }
 
     #[test]

@@ -26,11 +26,14 @@ mod source;
 mod tree;
 
 pub use problem::{Place, Problem, Problems};
-use reader::{At, Notes, Table, one_of, text, unknown_variable};
+use reader::{At, Notes, Table, one_of, unknown_variable};
 use tree::{Entry, Node, Parsed, Value};
 
 /// More sources than this are a generated file gone wrong, and their metrics would flood Prometheus.
 const MAX_SOURCES: usize = 64;
+
+/// More addresses than this are a list gone wrong; each may hold as many connections as one alone.
+const MAX_LISTENERS: usize = 16;
 
 /// Where the endpoints listen unless told otherwise: the state of a deleter is nobody's business.
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 19121);
@@ -174,23 +177,51 @@ fn walk(tree: Vec<Entry>, notes: &mut Notes) -> Config {
 }
 
 fn server(mut table: Table, notes: &mut Notes) -> http::Settings {
-    let listen = table.get(notes, "listen", |value| {
-        let address = text(value)?;
-        if address == "off" {
-            return Ok(None);
+    // A variable and a flag hold a list behind commas; a file may as well.
+    let listed = table.list(notes, "listen", true, |text| text.split(',').map(|word| address(word.trim())).collect());
+    let mut listen = Vec::new();
+    let mut off = false;
+    let read = listed.iter().flat_map(|listed| &listed.good);
+    for (address, place) in read.flat_map(|read: &At<Vec<_>>| read.value.iter().map(|address| (*address, &read.place)))
+    {
+        let Some(address) = address else {
+            off = true;
+            continue;
+        };
+        // Port 0 is another one each time.
+        if listen.contains(&address) && address.port() != 0 {
+            let mistake = Mistake::new(format!("`{address}` stands here a second time")).hint("keep one of the two");
+            notes.mistake(place, "listen", &table, mistake);
         }
-        address.parse().map(Some).map_err(|_| {
-            let better = match address.rsplit_once(':') {
-                Some(("localhost", port)) => format!("127.0.0.1:{port}"),
-                Some(("", port)) => format!("0.0.0.0:{port}"),
-                _ => DEFAULT_LISTEN.to_string(),
-            };
-            Mistake::new(format!("`{}` is no address and port", shown(address.as_bytes())))
-                .hint(format!("write \"{better}\", or \"off\" for no endpoints"))
-        })
-    });
+        listen.push(address);
+    }
+    let place = listed.as_ref().map(|listed| &listed.place);
+    if let Some(place) = place.filter(|_| off && !listen.is_empty()) {
+        let mistake = Mistake::new("\"off\" beside an address").hint("write \"off\" alone, or leave it out");
+        notes.mistake(place, "listen", &table, mistake);
+    }
+    if let Some(place) = place.filter(|_| listen.len() > MAX_LISTENERS) {
+        let mistake = Mistake::new(format!("there are more than {MAX_LISTENERS} addresses"));
+        notes.mistake(place, "listen", &table, mistake.hint("0.0.0.0 and [::] stand for all of the host's"));
+    }
     table.finish(notes);
-    http::Settings { listen: listen.map_or(Some(DEFAULT_LISTEN), |read| read.value) }
+    http::Settings { listen: if listed.is_none() { vec![DEFAULT_LISTEN] } else { listen } }
+}
+
+/// An address to listen on; none for "off".
+fn address(text: &str) -> Result<Option<SocketAddr>, Mistake> {
+    if text == "off" {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| {
+        let better = match text.rsplit_once(':') {
+            Some(("localhost", port)) => format!("127.0.0.1:{port}"),
+            Some(("", port)) => format!("0.0.0.0:{port}"),
+            _ => DEFAULT_LISTEN.to_string(),
+        };
+        Mistake::new(format!("`{}` is no address and port", shown(text.as_bytes())))
+            .hint(format!("write \"{better}\", or \"off\" for no endpoints"))
+    })
 }
 
 fn log(mut table: Table, notes: &mut Notes) -> logging::Settings {

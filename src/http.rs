@@ -1,32 +1,49 @@
-//! The endpoints that Prometheus, systemd and Kubernetes ask.
+//! The endpoints that Prometheus, systemd, Kubernetes, hubs and people ask.
 //!
 //! Whoever asks can read and change nothing, and can't do harm by asking badly: a connection is one request, within a
-//! few seconds, and there are only so many of them at once.
+//! few seconds, and there are only so many of them at once. When all places are taken, whoever has waited longest
+//! without asking anything makes room, so that silent connections keep nobody out.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::ready;
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use http_body_util::Full;
 use hyper::body::Bytes;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::header::{
+    ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, VARY,
+};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
 /// Where the endpoints listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// The address of the listener; `None` switches the endpoints off.
-    pub listen: Option<SocketAddr>,
+    /// The addresses; none switches the endpoints off.
+    pub listen: Vec<SocketAddr>,
+}
+
+impl Settings {
+    /// The addresses as the configuration takes them, for a person.
+    pub fn describe(&self) -> String {
+        if self.listen.is_empty() {
+            return "off".into();
+        }
+        self.listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// Whether all is well.
@@ -46,6 +63,15 @@ pub trait Pages: Send + Sync + 'static {
     /// Why there are none.
     fn metrics(&self) -> Result<String, String>;
 
+    /// Everything that is known, as a JSON document.
+    ///
+    /// # Errors
+    /// Why there is none.
+    fn status(&self) -> Result<String, String>;
+
+    /// Whether Redis stores what hubs want stored; not ok only if it does so for nobody. `why` is a JSON object.
+    fn standing(&self) -> Verdict;
+
     /// Whether the process works; a restart would help if not.
     fn healthy(&self) -> Verdict;
 
@@ -53,14 +79,14 @@ pub trait Pages: Send + Sync + 'static {
     fn ready(&self) -> Verdict;
 }
 
-/// What one who asks may cost us.
+/// What those who ask at one address may cost us.
 #[derive(Clone, Copy, Debug)]
 struct Limits {
-    /// Connections at once; others wait in the kernel's queue.
+    /// Connections at once.
     connections: usize,
-    /// Time for the head of a request.
+    /// Time for the head of a request. A body is never read.
     head: Duration,
-    /// Time for a whole connection: as long as Prometheus waits.
+    /// Time for a whole connection, the answer included: as long as Prometheus waits.
     connection: Duration,
     /// Time for the answers under way once we have to stop.
     stop: Duration,
@@ -81,40 +107,63 @@ const LARGEST_HEAD: usize = 16 * 1024;
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const PROMETHEUS_TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 
-const INDEX: &str = "<!DOCTYPE html><title>presence-reaper</title>
+const INDEX: &str = "<!DOCTYPE html>
+<html lang=\"en\">
+<meta charset=\"utf-8\">
+<title>presence-reaper</title>
 <h1>presence-reaper</h1>
-<p><a href=\"/metrics\">metrics</a> · <a href=\"/healthz\">healthy?</a> · <a href=\"/readyz\">ready?</a></p>
+<ul>
+<li><a href=\"/metrics\">/metrics</a>: for Prometheus
+<li><a href=\"/status\">/status</a>: every source, its entries and its state, as JSON
+<li><a href=\"/redis\">/redis</a>: for hubs; 503 while Redis fails or refuses everybody
+<li><a href=\"/healthz\">/healthz</a> or <a href=\"/-/healthy\">/-/healthy</a>: 503 when a restart would help
+<li><a href=\"/readyz\">/readyz</a> or <a href=\"/-/ready\">/-/ready</a>: 503 while Redis or a source is not seen
+</ul>
 ";
 
-/// The listener of the endpoints; none where they are switched off.
+// === connections ===
+
+/// The listeners of the endpoints; none where they are switched off.
 ///
 /// # Errors
-/// The address can't be listened on; says which, and where another is set.
-pub async fn bind(settings: &Settings) -> io::Result<Option<TcpListener>> {
-    let Some(address) = settings.listen else { return Ok(None) };
-    TcpListener::bind(address).await.map(Some).map_err(|error| {
-        let remedy = "set another address by `listen` in [server] or by --listen; \"off\" is none";
-        io::Error::new(error.kind(), format!("can't listen on {address}: {error} ({remedy})"))
-    })
+/// An address can't be listened on; says which, and where another is set.
+pub async fn bind(settings: &Settings) -> io::Result<Vec<TcpListener>> {
+    let mut listeners = Vec::with_capacity(settings.listen.len());
+    for address in &settings.listen {
+        listeners.push(TcpListener::bind(address).await.map_err(|error| {
+            let remedy = "set another address by `listen` in [server] or by --listen; \"off\" is none";
+            io::Error::new(error.kind(), format!("can't listen on {address}: {error} ({remedy})"))
+        })?);
+    }
+    Ok(listeners)
 }
 
 /// Answers whoever connects until `stop`; then at most a second longer, for the answers under way.
-pub async fn serve(listener: TcpListener, pages: Arc<dyn Pages>, stop: CancellationToken) {
-    serve_within(LIMITS, listener, pages, stop).await;
+pub async fn serve(listeners: Vec<TcpListener>, pages: Arc<dyn Pages>, stop: CancellationToken) {
+    let mut serving = JoinSet::new();
+    for listener in listeners {
+        serving.spawn(serve_within(LIMITS, listener, Arc::clone(&pages), stop.clone()));
+    }
+    serving.join_all().await;
 }
 
 async fn serve_within(limits: Limits, listener: TcpListener, pages: Arc<dyn Pages>, stop: CancellationToken) {
-    let mut connections = JoinSet::new();
+    let mut places = Places { most: limits.connections, taken: VecDeque::new(), tasks: JoinSet::new() };
+    // bound: until told to stop
     loop {
         tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            Some(_) = connections.join_next() => {}
-            accepted = listener.accept(), if connections.len() < limits.connections => match accepted {
+            Some(_) = places.tasks.join_next() => {}
+            accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(time::timeout(limits.connection, converse(limits, stream, Arc::clone(&pages))));
+                    places.make_room().await;
+                    let asked = Arc::new(AtomicBool::new(false));
+                    let conversation = converse(limits, stream, Arc::clone(&pages), Arc::clone(&asked));
+                    places.take(asked, time::timeout(limits.connection, conversation));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "an endpoint's connection could not be accepted");
@@ -124,14 +173,62 @@ async fn serve_within(limits: Limits, listener: TcpListener, pages: Arc<dyn Page
         }
     }
     drop(listener);
-    let answered = async { while connections.join_next().await.is_some() {} };
+    let mut tasks = places.tasks;
+    let answered = async { while tasks.join_next().await.is_some() {} };
     let _ = time::timeout(limits.stop, answered).await;
-    connections.shutdown().await;
+    tasks.shutdown().await;
+}
+
+/// The connections of one address.
+struct Places {
+    most: usize,
+    /// Oldest first.
+    taken: VecDeque<Place>,
+    tasks: JoinSet<Result<(), time::error::Elapsed>>,
+}
+
+struct Place {
+    task: AbortHandle,
+    /// The head of its request has come.
+    asked: Arc<AtomicBool>,
+}
+
+impl Places {
+    /// Lets somebody go if all places are taken: whoever has waited longest without asking, else the oldest, which
+    /// doesn't read its answer.
+    async fn make_room(&mut self) {
+        if self.is_full() {
+            // Those who just came and have asked already are answered first.
+            tokio::task::yield_now().await;
+        }
+        if self.is_full() {
+            let silent = self.taken.iter().position(|place| !place.asked.load(Ordering::Relaxed));
+            if let Some(place) = self.taken.remove(silent.unwrap_or(0)) {
+                place.task.abort();
+            }
+        }
+    }
+
+    fn is_full(&mut self) -> bool {
+        self.taken.retain(|place| !place.task.is_finished());
+        self.taken.len() >= self.most
+    }
+
+    fn take<F>(&mut self, asked: Arc<AtomicBool>, conversation: F)
+    where
+        F: Future<Output = Result<(), time::error::Elapsed>> + Send + 'static,
+    {
+        let task = self.tasks.spawn(conversation);
+        self.taken.push_back(Place { task, asked });
+    }
 }
 
 /// One connection, which is one request: nothing is left open that would have to be counted, timed and shut.
-async fn converse(limits: Limits, stream: TcpStream, pages: Arc<dyn Pages>) {
-    let service = service_fn(move |request| ready(Ok::<_, Infallible>(answer(&request, &*pages))));
+async fn converse(limits: Limits, stream: TcpStream, pages: Arc<dyn Pages>, asked: Arc<AtomicBool>) {
+    let service = service_fn(move |request| {
+        asked.store(true, Ordering::Relaxed);
+        ready(Ok::<_, Infallible>(answer(&request, &*pages)))
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head)
@@ -143,42 +240,100 @@ async fn converse(limits: Limits, stream: TcpStream, pages: Arc<dyn Pages>) {
     }
 }
 
+// === pages ===
+
 type Answer = Response<Full<Bytes>>;
 
-fn answer<B>(request: &Request<B>, pages: &dyn Pages) -> Answer {
-    let page: fn(&dyn Pages) -> Answer = match request.uri().path() {
-        "/" => |_| page(StatusCode::OK, HTML, INDEX),
-        "/metrics" => metrics,
-        "/healthz" | "/-/healthy" => |pages| judged(pages.healthy()),
-        "/readyz" | "/-/ready" => |pages| judged(pages.ready()),
-        _ => return page(StatusCode::NOT_FOUND, TEXT, "there is no such page; / lists them\n"),
-    };
-    // The body of an answer to HEAD is left out by hyper.
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        let mut refusal = self::page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "pages are only read here\n");
-        refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return refusal;
-    }
-    page(pages)
+/// What is answered, as yet without regard to how it is asked for.
+struct Page {
+    status: StatusCode,
+    kind: HeaderValue,
+    body: Bytes,
+    /// Long enough to be worth packing.
+    long: bool,
 }
 
-fn metrics(pages: &dyn Pages) -> Answer {
-    match pages.metrics() {
-        Ok(text) => page(StatusCode::OK, PROMETHEUS_TEXT, text),
+fn answer<B>(request: &Request<B>, pages: &dyn Pages) -> Answer {
+    let page: fn(&dyn Pages) -> Page = match request.uri().path() {
+        "/" => |_| page(StatusCode::OK, HTML, INDEX),
+        "/metrics" => |pages| told(PROMETHEUS_TEXT, pages.metrics()),
+        "/status" => |pages| told(JSON, pages.status()),
+        "/redis" => |pages| judged(JSON, pages.standing()),
+        "/healthz" | "/-/healthy" => |pages| judged(TEXT, pages.healthy()),
+        "/readyz" | "/-/ready" => |pages| judged(TEXT, pages.ready()),
+        _ => |_| page(StatusCode::NOT_FOUND, TEXT, "there is no such page; / lists them\n"),
+    };
+    let may_ask = matches!(*request.method(), Method::GET | Method::HEAD);
+    match page(pages) {
+        page if may_ask || page.status == StatusCode::NOT_FOUND => page.answer(request.headers()),
+        _ => {
+            let refusal = self::page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "pages are only read here\n");
+            let mut answer = refusal.answer(request.headers());
+            answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            answer
+        }
+    }
+}
+
+fn told(kind: HeaderValue, text: Result<String, String>) -> Page {
+    match text {
+        Ok(text) => Page { long: true, ..page(StatusCode::OK, kind, text) },
         Err(why) => page(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{why}\n")),
     }
 }
 
-fn judged(verdict: Verdict) -> Answer {
+fn judged(kind: HeaderValue, verdict: Verdict) -> Page {
     let status = if verdict.ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    page(status, TEXT, format!("{}\n", verdict.why))
+    page(status, kind, format!("{}\n", verdict.why))
 }
 
-fn page(status: StatusCode, kind: HeaderValue, body: impl Into<Bytes>) -> Answer {
-    let mut page = Response::new(Full::new(body.into()));
-    *page.status_mut() = status;
-    page.headers_mut().insert(CONTENT_TYPE, kind);
-    page
+fn page(status: StatusCode, kind: HeaderValue, body: impl Into<Bytes>) -> Page {
+    Page { status, kind, body: body.into(), long: false }
+}
+
+impl Page {
+    /// The answer to a request with these headers. To HEAD it is the same: hyper leaves the body out.
+    fn answer(self, asked: &HeaderMap) -> Answer {
+        let packed = if self.long && accepts_gzip(asked) { gzip(&self.body) } else { None };
+        let is_packed = packed.is_some();
+        let mut answer = Response::new(Full::new(packed.unwrap_or(self.body)));
+        *answer.status_mut() = self.status;
+        let headers = answer.headers_mut();
+        headers.insert(CONTENT_TYPE, self.kind);
+        // Every page is about this moment.
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if self.long {
+            headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
+        }
+        if is_packed {
+            headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+        answer
+    }
+}
+
+/// Whether whoever asks takes gzip. What it says of gzip itself counts before what it says of everything.
+fn accepts_gzip(asked: &HeaderMap) -> bool {
+    let lists = asked.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    let (mut gzip, mut any) = (None, None);
+    for offer in lists.flat_map(|list| list.split(',')) {
+        let (name, parameters) = offer.split_once(';').unwrap_or((offer, ""));
+        let weight = parameters.trim().strip_prefix(['q', 'Q']).and_then(|rest| rest.trim_start().strip_prefix('='));
+        let wanted = weight.is_none_or(|weight| weight.trim().parse::<f32>().is_ok_and(|weight| weight > 0.0));
+        match name.trim() {
+            name if name.eq_ignore_ascii_case("gzip") || name.eq_ignore_ascii_case("x-gzip") => gzip = Some(wanted),
+            "*" => any = Some(wanted),
+            _ => {}
+        }
+    }
+    gzip.or(any).unwrap_or(false)
+}
+
+/// None if it can't be packed, which writing to memory never meets.
+fn gzip(body: &[u8]) -> Option<Bytes> {
+    let mut packer = GzEncoder::new(Vec::new(), Compression::fast());
+    packer.write_all(body).ok()?;
+    packer.finish().ok().map(Bytes::from)
 }
 
 #[cfg(test)]
@@ -214,6 +369,14 @@ mod tests {
             if self.trouble { Err("no numbers".into()) } else { Ok(self.text.clone()) }
         }
 
+        fn status(&self) -> Result<String, String> {
+            if self.trouble { Err("no document".into()) } else { Ok("{}\n".into()) }
+        }
+
+        fn standing(&self) -> Verdict {
+            self.verdict(r#"{"state":"ok"}"#)
+        }
+
         fn healthy(&self) -> Verdict {
             self.verdict("healthy")
         }
@@ -235,8 +398,8 @@ mod tests {
         }
 
         async fn start_with(limits: Limits, pages: Known) -> Self {
-            let settings = Settings { listen: Some("127.0.0.1:0".parse().unwrap()) };
-            let listener = bind(&settings).await.unwrap().unwrap();
+            let settings = Settings { listen: vec!["127.0.0.1:0".parse().unwrap()] };
+            let listener = bind(&settings).await.unwrap().pop().unwrap();
             let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
             let running = tokio::spawn(serve_within(limits, listener, Arc::new(pages), stop.clone()));
             Self { address, stop, running }
@@ -282,6 +445,8 @@ mod tests {
             ("GET", "/readyz", "200 OK", "ready\n"),
             ("GET", "/-/ready", "200 OK", "ready\n"),
             ("GET", "/", "200 OK", INDEX),
+            ("GET", "/status", "200 OK", "{}\n"),
+            ("GET", "/redis", "200 OK", "{\"state\":\"ok\"}\n"),
             ("HEAD", "/metrics", "200 OK", ""),
             ("GET", "/metrics/", "404 Not Found", "there is no such page; / lists them\n"),
             ("POST", "/nowhere", "404 Not Found", "there is no such page; / lists them\n"),
@@ -306,7 +471,9 @@ mod tests {
         for (path, status, body) in [
             ("/healthz", "503 Service Unavailable", "redis is away\n"),
             ("/readyz", "503 Service Unavailable", "redis is away\n"),
+            ("/redis", "503 Service Unavailable", "redis is away\n"),
             ("/metrics", "500 Internal Server Error", "no numbers\n"),
+            ("/status", "500 Internal Server Error", "no document\n"),
         ] {
             let answer = server.answers("GET", path).await;
             assert!(answer.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{path}: {answer}");
@@ -363,15 +530,45 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_comes_when_all_places_are_taken_waits() {
-        let limits = quick(2);
-        let server = Server::start(limits).await;
+    async fn when_all_places_are_taken_the_longest_silent_makes_room() {
+        let limits = Limits { connections: 2, head: PATIENCE, connection: PATIENCE, ..LIMITS };
+        let server = Server::start_with(limits, Known { text: "x".repeat(32 << 20), ..Known::default() }).await;
+        let mut deaf = TcpStream::connect(server.address).await.unwrap();
+        deaf.write_all(b"GET /metrics HTTP/1.1\r\nHost: reaper\r\n\r\n").await.unwrap();
+        deaf.readable().await.unwrap();
         let began = Instant::now();
-        let idle =
-            [TcpStream::connect(server.address).await.unwrap(), TcpStream::connect(server.address).await.unwrap()];
+        let mut silent = TcpStream::connect(server.address).await.unwrap();
         assert!(server.answers("GET", "/healthz").await.ends_with("healthy\n"));
-        assert!(began.elapsed() >= limits.head, "before one of the idle was closed");
-        drop(idle);
+        assert_eq!(read_to_end(&mut silent).await, "");
+        assert!(began.elapsed() < PATIENCE / 2, "without waiting for anybody's time to be over");
+        let mut text = Vec::new();
+        timeout(PATIENCE, deaf.read_to_end(&mut text)).await.unwrap().unwrap();
+        assert!(text.len() > 32 << 20, "who has asked keeps the place");
+        server.ends().await;
+    }
+
+    #[tokio::test]
+    async fn a_page_is_packed_for_those_who_take_it() {
+        let server = Server::start(LIMITS).await;
+        for (accepted, packed) in [
+            ("gzip", true),
+            ("deflate, GZIP;q=0.5", true),
+            ("x-gzip", true),
+            ("*", true),
+            ("gzip;q=1.0, *;q=0", true),
+            ("*, gzip;q=0", false),
+            ("gzip; q = 0.000", false),
+            ("gzip;q=nonsense", false),
+            ("identity, br", false),
+            ("", false),
+        ] {
+            for (path, packs) in [("/metrics", true), ("/status", true), ("/healthz", false), ("/redis", false)] {
+                let request = format!("HEAD {path} HTTP/1.1\r\nHost: reaper\r\nAccept-Encoding: {accepted}\r\n\r\n");
+                let head = server.says(&request).await;
+                assert_eq!(head.contains("content-encoding: gzip\r\n"), packed && packs, "{path} {accepted}: {head}");
+                assert_eq!(head.contains("vary: accept-encoding\r\n"), packs, "{path} {accepted}: {head}");
+            }
+        }
         server.ends().await;
     }
 
@@ -388,12 +585,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn every_address_is_listened_on() {
+        let settings = Settings { listen: vec!["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()] };
+        let listeners = bind(&settings).await.unwrap();
+        let addresses: Vec<SocketAddr> = listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(serve(listeners, Arc::new(Known::default()), stop.clone()));
+        let server = Server { address: addresses[0], stop, running };
+        assert!(server.answers("GET", "/healthz").await.ends_with("healthy\n"));
+        let server = Server { address: addresses[1], ..server };
+        assert!(server.answers("GET", "/healthz").await.ends_with("healthy\n"));
+        server.ends().await;
+    }
+
+    #[tokio::test]
     async fn an_address_in_use_is_named_with_the_way_out() {
-        assert!(bind(&Settings { listen: None }).await.unwrap().is_none());
-        let settings = Settings { listen: Some("127.0.0.1:0".parse().unwrap()) };
-        let holder = bind(&settings).await.unwrap().unwrap();
-        let address = holder.local_addr().unwrap();
-        let error = bind(&Settings { listen: Some(address) }).await.unwrap_err();
+        assert!(bind(&Settings { listen: vec![] }).await.unwrap().is_empty());
+        let settings = Settings { listen: vec!["127.0.0.1:0".parse().unwrap()] };
+        let holders = bind(&settings).await.unwrap();
+        let address = holders[0].local_addr().unwrap();
+        let error = bind(&Settings { listen: vec!["127.0.0.1:0".parse().unwrap(), address] }).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         let text = error.to_string();
         assert!(text.contains(&address.to_string()), "{text}");

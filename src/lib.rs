@@ -13,12 +13,12 @@
 //! | [`check`] | what a checked configuration comes to | `config`, `policy`, settings of `store` |
 //! | [`assemble`] | a checked configuration → the reapers of a process | `config`, `reaper`, `store`, `policy`, `clock` |
 //! | [`service`] | the daemon with its faces: loops, metrics, endpoints | all of these but `cli` |
-//! | [`daemon`] | the loop: when to survey, when to strike, when to stop; health | `reaper`, `policy`, `store`, `clock` |
+//! | [`daemon`] | the loop: when to survey, when to strike, when to stop; health, and the latest of each source | `reaper`, `policy`, `store`, `clock` |
 //! | [`oneshot`] | the audit and `--once`: survey and strike without the loop | `reaper`, `policy`, `clock` |
 //! | [`reaper`] | one source's survey and strike: the sweep | `policy`, `store`, `clock`, `text` |
 //! | [`policy`] | the rule: plain values in, plain values out | nothing |
 //! | [`store`] | the Redis edge: one database of one master | `policy`, `language`, `clock` |
-//! | [`report`] | what a single run found, as table or JSON | `policy`, a finding of `reaper`, `text` |
+//! | [`report`] | what a single run found, as table or JSON; a daemon's `/status` | `policy`, a finding of `reaper`, `text` |
 //! | [`metrics`] | what Prometheus sees | `policy`, a report of `reaper`, a status of `store` |
 //! | [`http`] | the endpoints | nothing |
 //! | [`logging`] | what is said on stderr | `clock` |

@@ -1,4 +1,5 @@
-//! What a single run found, as a table for a person or as one JSON document for a program.
+//! What a single run found, as a table for a person or as one JSON document for a program; and the same document of
+//! a daemon, for its `/status`.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -36,6 +37,11 @@ impl Run<'_> {
     fn ends_at(&self, hold: &Hold) -> Option<Timestamp> {
         hold.ends.map(|ends| self.wall.plus(ends.since(self.mono)))
     }
+
+    /// What the host's clock shows, or showed, at `at`.
+    fn wall_at(&self, at: Monotonic) -> Timestamp {
+        self.wall.plus(at.since(self.mono)).minus(self.mono.since(at))
+    }
 }
 
 // === JSON ===
@@ -44,12 +50,12 @@ impl Run<'_> {
 const SCHEMA_VERSION: u32 = 1;
 
 #[derive(Serialize)]
-struct Document<'a> {
+struct Document<S> {
     schema_version: u32,
     at: String,
     dry_run: bool,
     complete: bool,
-    sources: Vec<SourceDocument<'a>>,
+    sources: Vec<S>,
 }
 
 #[derive(Serialize)]
@@ -119,15 +125,19 @@ struct StaleEntry {
 /// # Errors
 /// Whatever the writer says; a closed pipe is for the caller to pass over.
 pub fn write_json(run: &Run<'_>, out: &mut dyn Write) -> io::Result<()> {
-    let document = Document {
+    let sources = run.findings.iter().map(|finding| source_document(run, finding)).collect();
+    serde_json::to_writer_pretty(&mut *out, &document(run, sources))?;
+    writeln!(out)
+}
+
+fn document<S>(run: &Run<'_>, sources: Vec<S>) -> Document<S> {
+    Document {
         schema_version: SCHEMA_VERSION,
         at: rfc3339(run.wall),
         dry_run: run.dry_run,
         complete: run.is_complete(),
-        sources: run.findings.iter().map(|finding| source_document(run, finding)).collect(),
-    };
-    serde_json::to_writer_pretty(&mut *out, &document)?;
-    writeln!(out)
+        sources,
+    }
 }
 
 fn source_document<'a>(run: &Run<'_>, finding: &'a Finding) -> SourceDocument<'a> {
@@ -213,6 +223,91 @@ fn json_text(bytes: &[u8]) -> (String, Option<String>) {
 
 fn rfc3339(at: Timestamp) -> String {
     jiff::Timestamp::from_millisecond(at.millis()).map_or_else(|_| format!("{} ms", at.millis()), |at| at.to_string())
+}
+
+// === a daemon's ===
+
+/// What is known of Redis: the whole of `/redis`, and a part of `/status`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Standing {
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<String>,
+}
+
+impl Standing {
+    /// The word, a sentence where there is something to say, and since when Redis is down, if it is.
+    pub fn new(state: &'static str, reason: Option<String>, since: Option<Timestamp>) -> Self {
+        Self { state, reason, since: since.map(rfc3339) }
+    }
+
+    /// One JSON object.
+    pub fn to_json(&self) -> String {
+        // Three texts can't fail to be written as JSON.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+/// When the loop of a source did what, and will.
+#[derive(Clone, Copy, Debug)]
+pub struct Turns {
+    /// A survey is running.
+    pub surveying: bool,
+    /// When the last survey ended, failed or not.
+    pub swept: Option<Monotonic>,
+    /// When the last survey that saw everything ended.
+    pub surveyed: Option<Monotonic>,
+    /// When the next survey begins.
+    pub next_survey: Monotonic,
+}
+
+/// The document of a single run, and around it what only a daemon has.
+#[derive(Serialize)]
+struct StatusDocument<'a> {
+    #[serde(flatten)]
+    run: Document<StatusSource<'a>>,
+    version: &'static str,
+    started_at: String,
+    #[serde(rename = "redis")]
+    standing: &'a Standing,
+}
+
+#[derive(Serialize)]
+struct StatusSource<'a> {
+    #[serde(flatten)]
+    found: SourceDocument<'a>,
+    dry_run: bool,
+    surveying: bool,
+    last_sweep_at: Option<String>,
+    last_complete_sweep_at: Option<String>,
+    next_survey_at: String,
+}
+
+/// Writes the JSON document of a daemon: of each source what its last complete survey saw, and what became of its
+/// entries since the process began, which is where the monotonic clock stands at zero. `turns` has one for each finding.
+///
+/// # Errors
+/// Whatever the writer says.
+pub fn write_status(run: &Run<'_>, turns: &[Turns], standing: &Standing, out: &mut dyn Write) -> io::Result<()> {
+    let at = |at: Option<Monotonic>| at.map(|at| rfc3339(run.wall_at(at)));
+    let sources = run.findings.iter().zip(turns).map(|(finding, turns)| StatusSource {
+        found: source_document(run, finding),
+        dry_run: finding.dry_run,
+        surveying: turns.surveying,
+        last_sweep_at: at(turns.swept),
+        last_complete_sweep_at: at(turns.surveyed),
+        next_survey_at: rfc3339(run.wall_at(turns.next_survey)),
+    });
+    let document = StatusDocument {
+        run: document(run, sources.collect()),
+        version: env!("CARGO_PKG_VERSION"),
+        started_at: rfc3339(run.wall_at(Monotonic::default())),
+        standing,
+    };
+    serde_json::to_writer_pretty(&mut *out, &document)?;
+    writeln!(out)
 }
 
 // === text ===

@@ -13,13 +13,15 @@ use crate::daemon::{self, Health, Observer};
 use crate::http::{self, Pages, Verdict};
 use crate::metrics::{Metrics, SourceLabels};
 use crate::policy::duration::in_words;
+use crate::policy::entry::{Monotonic, Timestamp};
 use crate::reaper::{Mode, Reaper, Report};
+use crate::report::{self, Turns};
 use crate::store::connect::Links;
 
 /// Why the daemon could not begin. Redis being away is no reason.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The address of the endpoints can't be had.
+    /// An address of the endpoints can't be had.
     #[error(transparent)]
     Listen(#[from] io::Error),
     /// The metrics contradict one another: a mistake of ours.
@@ -30,36 +32,34 @@ pub enum Error {
 /// A daemon that is about to run.
 pub struct Service {
     board: Arc<Board>,
-    listener: Option<TcpListener>,
+    listeners: Vec<TcpListener>,
 }
 
 impl Service {
-    /// Opens the listener and lays out the metrics.
+    /// Opens the listeners and lays out the metrics.
     ///
     /// # Errors
-    /// The address is taken, or not ours to take.
+    /// An address is taken, or not ours to take.
     pub async fn bind(config: &Config, links: Links, reapers: &[Reaper], clock: Clock) -> Result<Self, Error> {
         let labels: Vec<SourceLabels> = reapers.iter().map(labels).collect();
         let metrics = Metrics::new(&labels, Clock::wall())?;
-        let listener = http::bind(&config.server).await?;
+        let listeners = http::bind(&config.server).await?;
         let health = Arc::new(Health::new(clock, reapers));
         greet(config, reapers);
-        Ok(Self { board: Arc::new(Board { metrics, health, links, clock }), listener })
+        Ok(Self { board: Arc::new(Board { metrics, health, links, clock }), listeners })
     }
 
     /// Runs until `stop`; what was sent to Redis by then is waited for.
     pub async fn run(self, reapers: Vec<Reaper>, stop: CancellationToken) {
-        let Self { board, listener } = self;
+        let Self { board, listeners } = self;
         let serving = CancellationToken::new();
-        let pages = listener
-            .map(|listener| tokio::spawn(http::serve(listener, Arc::clone(&board) as Arc<dyn Pages>, serving.clone())));
+        let pages = Arc::clone(&board) as Arc<dyn Pages>;
+        let pages = tokio::spawn(http::serve(listeners, pages, serving.clone()));
         let health = Arc::clone(&board.health);
         daemon::run(reapers, board.clock, health, board, stop).await;
         info!("stopped");
         serving.cancel();
-        if let Some(pages) = pages
-            && let Err(error) = pages.await
-        {
+        if let Err(error) = pages.await {
             error!(%error, "the endpoints ended badly");
         }
     }
@@ -78,7 +78,7 @@ fn labels(reaper: &Reaper) -> SourceLabels {
 
 /// What was started, in one line a part.
 fn greet(config: &Config, reapers: &[Reaper]) {
-    let listen = config.server.listen.map_or_else(|| "off".into(), |address| address.to_string());
+    let listen = config.server.describe();
     let redis = &config.redis.endpoint;
     info!(version = env!("CARGO_PKG_VERSION"), %redis, listen, "presence-reaper starts");
     for reaper in reapers {
@@ -100,6 +100,15 @@ struct Board {
     clock: Clock,
 }
 
+impl Board {
+    /// What is known of Redis. `mono` and `wall` are the two clocks of one moment.
+    fn standing_at(&self, mono: Monotonic, wall: Timestamp) -> (bool, report::Standing) {
+        let standing = self.health.standing(&self.links);
+        let since = standing.since.map(|since| wall.minus(mono.since(since)));
+        (standing.state.is_down(), report::Standing::new(standing.state.as_str(), standing.reason, since))
+    }
+}
+
 impl Observer for Board {
     fn surveying(&self, source: &str, begun: bool) {
         self.metrics.surveying(source, begun);
@@ -113,6 +122,32 @@ impl Observer for Board {
 impl Pages for Board {
     fn metrics(&self) -> Result<String, String> {
         self.metrics.render(&self.links.status()).map_err(|error| error.to_string())
+    }
+
+    fn status(&self) -> Result<String, String> {
+        let (mono, wall) = (self.clock.now(), Clock::wall());
+        let seen = self.health.sources();
+        let turns: Vec<Turns> = seen
+            .iter()
+            .map(|seen| Turns {
+                surveying: seen.surveying,
+                swept: seen.swept,
+                surveyed: seen.surveyed,
+                next_survey: seen.next_survey,
+            })
+            .collect();
+        let dry_run = seen.iter().all(|seen| seen.finding.dry_run);
+        let findings: Vec<_> = seen.into_iter().map(|seen| seen.finding).collect();
+        let run = report::Run { dry_run, wall, mono, findings: &findings };
+        let mut document = Vec::new();
+        let (_, standing) = self.standing_at(mono, wall);
+        report::write_status(&run, &turns, &standing, &mut document).map_err(|error| error.to_string())?;
+        String::from_utf8(document).map_err(|error| error.to_string())
+    }
+
+    fn standing(&self) -> Verdict {
+        let (down, standing) = self.standing_at(self.clock.now(), Clock::wall());
+        Verdict { ok: !down, why: standing.to_json() }
     }
 
     fn healthy(&self) -> Verdict {

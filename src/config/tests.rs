@@ -54,7 +54,7 @@ fn the_smallest_file_gets_every_default() {
     assert_eq!((config.redis.db, &config.redis.username, &config.redis.password), (0, &None, &Password::None));
     assert_eq!(config.redis.connect_timeout, Duration::from_secs(2));
     assert_eq!(config.redis.response_timeout, Duration::from_secs(1));
-    assert_eq!(config.server.listen, Some("127.0.0.1:19121".parse().unwrap()));
+    assert_eq!(config.server.listen, ["127.0.0.1:19121".parse().unwrap()]);
     assert_eq!((config.log.format, config.log.level), (logging::Format::Text, Level::INFO));
     let [hub] = config.sources.as_slice() else { panic!("one source") };
     assert_eq!(hub.timing.threshold, Duration::from_secs(300));
@@ -120,7 +120,7 @@ fn a_member_that_would_lead_a_companion_to_the_container_can_be_ignored() {
 #[test]
 fn a_flag_outranks_a_variable_and_a_variable_the_file() {
     let text = format!("[server]\nlisten = \"127.0.0.1:1\"\n[guard]\nmax_evict_rate = 1\n{HUB}");
-    let port = |inputs| accepted(inputs).server.listen.unwrap().port();
+    let port = |inputs| accepted(inputs).server.listen[0].port();
     let variable = [("PRESENCE_REAPER_SERVER__LISTEN", "127.0.0.1:2")];
     let flag = [("--listen", "server", "listen", "127.0.0.1:3")];
     assert_eq!(port(with(&text, &[], &[])), 1);
@@ -129,7 +129,27 @@ fn a_flag_outranks_a_variable_and_a_variable_the_file() {
     let config = accepted(with(&text, &[("PRESENCE_REAPER_GUARD__MAX_EVICT_RATE", "7")], &[]));
     assert_eq!(config.sources[0].guard.max_evict_rate, Some(7));
     let config = accepted(with(&text, &[("PRESENCE_REAPER_SERVER__LISTEN", "")], &[]));
-    assert_eq!(config.server.listen.unwrap().port(), 1, "an empty variable is not set");
+    assert_eq!(config.server.listen[0].port(), 1, "an empty variable is not set");
+}
+
+#[test]
+fn endpoints_may_have_several_addresses_or_none() {
+    let file = |listen: &str| format!("[server]\nlisten = {listen}\n{HUB}");
+    let listen = |inputs| accepted(inputs).server.describe();
+    let (one, both) = ("127.0.0.1:1", "127.0.0.1:1, [::1]:2");
+    assert_eq!(listen(inputs(&file(r#""127.0.0.1:1""#))), one);
+    assert_eq!(listen(inputs(&file(r#"["127.0.0.1:1", "[::1]:2"]"#))), both);
+    assert_eq!(listen(inputs(&file(r#"["127.0.0.1:0", "127.0.0.1:0"]"#))), "127.0.0.1:0, 127.0.0.1:0");
+    assert_eq!(listen(inputs(&file("[]"))), "off");
+    assert_eq!(listen(inputs(&file(r#"["off"]"#))), "off");
+    assert_eq!(listen(with(HUB, &[("PRESENCE_REAPER_SERVER__LISTEN", "127.0.0.1:1,[::1]:2")], &[])), both);
+    let cli = |words: &[&str]| {
+        let line = ["presence-reaper"].iter().chain(words).map(Into::into);
+        listen(crate::cli::Cli::parse(line).unwrap().inputs(inputs(HUB).file, Vec::new()))
+    };
+    assert_eq!(cli(&["--listen", "127.0.0.1:1", "--listen", "[::1]:2"]), both);
+    assert_eq!(cli(&["--listen", "127.0.0.1:1, [::1]:2", "run"]), both);
+    assert_eq!(cli(&["run", "--listen", "off"]), "off");
 }
 
 #[test]
@@ -148,7 +168,7 @@ fn a_source_by_flags_takes_the_place_of_those_in_the_file() {
         ("--db", "redis", "db", "3"),
     ];
     let config = accepted(with("[server]\nlisten = \"off\"\n[[source]]\nnonsense = 1\n", &[], &flags));
-    assert_eq!((config.server.listen, config.redis.db), (None, 3));
+    assert_eq!((config.server.listen, config.redis.db), (vec![], 3));
     let [cli] = config.sources.as_slice() else { panic!("one source") };
     assert_eq!((&*cli.source.name, cli.timing.threshold), ("cli", Duration::from_secs(60)));
     assert_eq!(cli.source.last_ping, LastPing::Fields(vec![b"seen".as_slice().into()]));
