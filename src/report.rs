@@ -35,12 +35,12 @@ impl Run<'_> {
     }
 
     fn ends_at(&self, hold: &Hold) -> Option<Timestamp> {
-        hold.ends.map(|ends| self.wall.plus(ends.since(self.mono)))
+        hold.ends.map(|ends| self.wall_at(ends.max(self.mono)))
     }
 
-    /// What the host's clock shows, or showed, at `at`.
+    /// What the host's clock shows, or showed, at `at`; by way of the start, so that rounding is the same each time.
     fn wall_at(&self, at: Monotonic) -> Timestamp {
-        self.wall.plus(at.since(self.mono)).minus(self.mono.since(at))
+        self.wall.minus(self.mono.since_start()).plus(at.since_start())
     }
 }
 
@@ -230,9 +230,12 @@ fn rfc3339(at: Timestamp) -> String {
 /// What is known of Redis: the whole of `/redis`, and a part of `/status`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Standing {
+    /// The word.
     state: &'static str,
+    /// A sentence where there is something to say.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
+    /// Since when Redis is down, if it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     since: Option<String>,
 }

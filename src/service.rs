@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -46,7 +47,7 @@ impl Service {
         let listeners = http::bind(&config.server).await?;
         let health = Arc::new(Health::new(clock, reapers));
         greet(config, reapers);
-        Ok(Self { board: Arc::new(Board { metrics, health, links, clock }), listeners })
+        Ok(Self { board: Arc::new(Board { metrics, health, links, clock, wall: Wall::at(clock) }), listeners })
     }
 
     /// Runs until `stop`; what was sent to Redis by then is waited for.
@@ -98,13 +99,48 @@ struct Board {
     health: Arc<Health>,
     links: Links,
     clock: Clock,
+    wall: Wall,
+}
+
+/// The host's clock as this process's shows it, so that a moment of the past has the same time in every answer, and
+/// not a millisecond more or less; unless the host's clock is set.
+struct Wall {
+    /// What the host's clock showed when ours began.
+    began: AtomicI64,
+}
+
+impl Wall {
+    /// Two readings a moment apart differ by less than this; a clock that was set by less is no matter.
+    const TOLERANCE_MS: u64 = 100;
+
+    fn at(clock: Clock) -> Self {
+        Self { began: AtomicI64::new(Self::read(clock.now())) }
+    }
+
+    fn read(mono: Monotonic) -> i64 {
+        Clock::wall().minus(mono.since_start()).millis()
+    }
+
+    /// What it shows at `mono`, which is now.
+    fn now(&self, mono: Monotonic) -> Timestamp {
+        let (read, known) = (Self::read(mono), self.began.load(Ordering::Relaxed));
+        let began = if read.abs_diff(known) > Self::TOLERANCE_MS { read } else { known };
+        self.began.store(began, Ordering::Relaxed);
+        Timestamp::from_millis(began).plus(mono.since_start())
+    }
 }
 
 impl Board {
-    /// What is known of Redis. `mono` and `wall` are the two clocks of one moment.
+    /// The two clocks, now.
+    fn now(&self) -> (Monotonic, Timestamp) {
+        let mono = self.clock.now();
+        (mono, self.wall.now(mono))
+    }
+
+    /// What is known of Redis, and whether it is down, as told at this moment of the two clocks.
     fn standing_at(&self, mono: Monotonic, wall: Timestamp) -> (bool, report::Standing) {
         let standing = self.health.standing(&self.links);
-        let since = standing.since.map(|since| wall.minus(mono.since(since)));
+        let since = standing.since.map(|since| wall.minus(mono.since_start()).plus(since.since_start()));
         (standing.state.is_down(), report::Standing::new(standing.state.as_str(), standing.reason, since))
     }
 }
@@ -125,7 +161,7 @@ impl Pages for Board {
     }
 
     fn status(&self) -> Result<String, String> {
-        let (mono, wall) = (self.clock.now(), Clock::wall());
+        let (mono, wall) = self.now();
         let seen = self.health.sources();
         let turns: Vec<Turns> = seen
             .iter()
@@ -146,7 +182,8 @@ impl Pages for Board {
     }
 
     fn standing(&self) -> Verdict {
-        let (down, standing) = self.standing_at(self.clock.now(), Clock::wall());
+        let (mono, wall) = self.now();
+        let (down, standing) = self.standing_at(mono, wall);
         Verdict { ok: !down, why: standing.to_json() }
     }
 

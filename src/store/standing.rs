@@ -137,6 +137,11 @@ impl Refusals {
             .map(|()| pairs.next().is_some_and(|(now, then)| if now < then { now > 0 } else { now > then }))
     }
 
+    /// Whether what makes Redis refuse commands with each of [`COUNTED`] stands; once it is gone, so are the refusals.
+    fn may_refuse(&self) -> [bool; COUNTED.len()] {
+        [self.memory.as_ref().is_none_or(Memory::is_full), self.snapshot_failed, self.good_replicas.is_some()]
+    }
+
     /// Why writes are refused, if they are. `lately`: commands were, for each of [`COUNTED`].
     fn verdict(&self, [oom, misconf, no_replicas]: [bool; COUNTED.len()]) -> Option<(State, String)> {
         if self.loading {
@@ -240,6 +245,9 @@ impl Tracker {
         } else {
             // What another process counted, or this one before we came, may be long past.
             self.rose = Default::default();
+        }
+        for (still, at) in refusals.may_refuse().into_iter().zip(&mut self.rose) {
+            *at = at.filter(|_| still);
         }
         let lately = self.rose.map(|at| at.is_some_and(|at| now.since(at) <= LATELY));
         match refusals.verdict(lately) {
@@ -370,6 +378,8 @@ mod tests {
         let lru = "used_memory:11 maxmemory:10 maxmemory_policy:volatile-lru";
         let refused = format!("{lru} errorstat_OOM:count=3");
         check(&[(lru, State::Ok), (&refused, State::Oom), (&refused, State::Oom)]);
+        let freed = "used_memory:9 maxmemory:10 maxmemory_policy:volatile-lru errorstat_OOM:count=3";
+        check(&[(lru, State::Ok), (&refused, State::Oom), (freed, State::Ok), (&refused, State::Ok)]);
         check(&[(lru, State::Ok), (&refused, State::Oom), ("errorstat_OOM:count=3", State::Oom)]);
     }
 

@@ -13,6 +13,7 @@ mod cli;
 mod connections;
 mod demo;
 mod edge;
+mod endpoints;
 mod faces;
 mod harness_works;
 mod main_job;
