@@ -289,7 +289,7 @@ struct StatusSource<'a> {
 }
 
 /// Writes the JSON document of a daemon: of each source what its last complete survey saw, and what became of its
-/// entries since the process began, which is where the monotonic clock stands at zero. `turns` has one for each finding.
+/// entries since the process began, when the monotonic clock stood at zero. `turns` has one for each finding.
 ///
 /// # Errors
 /// Whatever the writer says.

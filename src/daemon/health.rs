@@ -117,9 +117,13 @@ impl Health {
         })
     }
 
-    /// Whether Redis stores what hubs want stored. A source that our own trouble keeps from us makes that unknown,
-    /// unless Redis is down for everybody.
+    /// Whether Redis stores what hubs want stored. Loops that look no longer know nothing of that, and a source that our
+    /// own trouble keeps from us makes it unknown too, unless Redis is down for everybody.
     pub fn standing(&self, links: &Links) -> Standing {
+        let unknown = |reason| Standing { state: standing::State::Unknown, reason: Some(reason), since: None };
+        if let Err(stuck) = self.healthy(links) {
+            return unknown(stuck);
+        }
         let standing = links.standing();
         if standing.state != standing::State::Ok {
             return standing;
@@ -128,10 +132,7 @@ impl Health {
             Some(error) if error.kind.is_our_own() => Err(error.to_string()),
             _ => Ok(()),
         });
-        match trouble {
-            Ok(()) => standing,
-            Err(reason) => Standing { state: standing::State::Unknown, reason: Some(reason), since: None },
-        }
+        trouble.map_or_else(unknown, |()| standing)
     }
 
     fn every(&self, check: impl Fn(&str, &Seen) -> Result<(), String>) -> Result<(), String> {

@@ -147,7 +147,7 @@ impl Refusals {
         if self.loading {
             return Some((State::Loading, "it is still loading its data".into()));
         }
-        let refused = |code: &str| format!("commands were refused with {code} since the last look");
+        let refused = |code: &str| format!("commands were refused with {code} lately");
         match &self.memory {
             Some(memory) if memory.is_full() && (oom || memory.policy == "noeviction") => {
                 let Memory { used, limit, policy } = memory;
