@@ -11,17 +11,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::clock::Clock;
-use crate::policy::continuity::{Break, Continuity, Identity};
+use crate::policy::continuity::{Break, Continuity};
 use crate::policy::duration::in_words;
 use crate::policy::entry::{EntryId, Monotonic, Now, Timestamp};
-use crate::policy::guard::{self, Change, Guard, Hold, Lifted, State};
+use crate::policy::guard::{self, Lifted, State};
+use crate::policy::ledger::{Counted, Ledger};
 use crate::policy::outcome::Outcome;
-use crate::policy::pace::{Pace, Rate, Shared};
-use crate::policy::rule::{self, Facts, Refusal};
-use crate::policy::schedule::SHORTEST_WAIT;
+use crate::policy::pace::{Rate, Shared};
+use crate::policy::rule::Refusal;
 use crate::policy::staleness::Timing;
 use crate::policy::survey::Survey;
-use crate::policy::watch::Watch;
 use crate::store::connect::Health;
 use crate::store::error::Error;
 use crate::store::evict::{Evicted, Prepared};
@@ -66,48 +65,20 @@ pub struct Reaper {
     store: Store,
     clock: Clock,
     settings: Settings,
-    continuity: Continuity,
-    guard: Guard,
-    watch: Watch,
-    pace: Pace,
+    ledger: Ledger,
     shared: Arc<Mutex<Shared>>,
-    last: Option<LastSurvey>,
-    failing: bool,
     told: Option<State>,
     /// Since when the pace alone has kept what is due.
     throttled: Option<Monotonic>,
     log_rate: Rate,
 }
 
-/// What the last complete survey left behind.
-#[derive(Clone, Debug)]
-struct LastSurvey {
-    identity: Identity,
-    began: Now,
-    ended: Now,
-    population: u64,
-}
-
-/// Places of the reasons in a watched entry's memory of what it was counted for.
-mod counted {
-    pub(super) const DRY_RUN: u8 = 0;
-    pub(super) const OBSERVING: u8 = 1;
-    pub(super) const GUARD: u8 = 2;
-    pub(super) const LIMIT: u8 = 3;
-}
-
 impl Reaper {
     /// A reaper that has seen nothing yet. `shared` is the pace of the whole process.
     pub fn new(store: Store, clock: Clock, settings: Settings, shared: Arc<Mutex<Shared>>) -> Self {
-        let Settings { timing, guard, lifted, .. } = &settings;
         Self {
-            continuity: Continuity::new(*timing, guard.reconnect_grace),
-            guard: Guard::new(*timing, guard, *lifted),
-            watch: Watch::default(),
-            pace: Pace::new(guard.max_evict_rate, timing.heartbeat_interval),
+            ledger: Ledger::new(settings.timing, &settings.guard, settings.lifted),
             log_rate: Rate::new(Some(LOGGED_A_SECOND)),
-            last: None,
-            failing: false,
             told: None,
             throttled: None,
             store,
@@ -138,30 +109,28 @@ impl Reaper {
         if let Some(uptime) = health.uptime {
             let grace = self.settings.guard.reconnect_grace;
             let identity = health.identity.clone();
-            self.continuity = Continuity::resumed(self.settings.timing, grace, identity, health.now, uptime);
+            self.ledger.resume(Continuity::resumed(self.settings.timing, grace, identity, health.now, uptime));
         }
     }
 
     /// For a single run: from now on only what is stale already is watched.
     pub fn close(&mut self) {
-        if let Some(now) = self.now() {
-            self.watch.close(now.server, &self.settings.timing);
-        }
+        self.ledger.close(self.clock.now());
     }
 
     /// For a single run: takes in again what is stale; what the last survey could not keep has its turn.
     pub fn open(&mut self) {
-        self.watch.open();
+        self.ledger.open();
     }
 
     /// How many entries are watched.
     pub fn watched(&self) -> usize {
-        self.watch.len()
+        self.ledger.watch().len()
     }
 
     /// For a single run: whether nothing is left to strike.
     pub fn is_done(&self) -> bool {
-        self.watch.is_empty()
+        self.ledger.watch().is_empty()
     }
 
     // === survey ===
@@ -179,17 +148,15 @@ impl Reaper {
 
     fn take_in(&mut self, surveyed: Surveyed, report: &mut Report) {
         let Surveyed { identity, began, ended, mut survey } = surveyed;
-        self.failing = false;
-        self.look_succeeded(&identity, began, ended, report);
-        report.changes = self.guard.observe(&survey, ended);
-        if report.changes.contains(&Change::SpokeAgain) {
-            self.continuity.silence_ended(ended);
-            self.broke(&[Break::SilenceEnded], ended.mono, report);
+        let learned = self.ledger.surveyed(&identity, began, ended, &mut survey);
+        self.tell_breaks(&learned.breaks);
+        report.breaks = learned.breaks;
+        report.changes = learned.changes;
+        match self.ledger.count_held(ended) {
+            Some((Counted::Guard, count)) => report.skipped.guard += count,
+            Some((_, count)) => report.skipped.observing += count,
+            None => {}
         }
-        let candidates = std::mem::take(&mut survey.candidates);
-        self.watch.observe(candidates, survey.unwatched == 0, ended, &self.settings.timing);
-        self.last = Some(LastSurvey { identity, began, ended, population: survey.population() });
-        self.count_held(ended, report);
         self.tell_survey(&survey, ended.mono.since(began.mono));
         report.now = Some(ended);
         report.survey = Some(Arc::new(survey));
@@ -198,7 +165,7 @@ impl Reaper {
     fn tell_survey(&self, survey: &Survey, took: Duration) {
         let source = &*self.store.source().name;
         let (live, stale, future, unreadable) = (survey.live(), survey.stale, survey.future, survey.unreadable_total());
-        let (watched, took) = (self.watch.len(), in_words(took));
+        let (watched, took) = (self.watched(), in_words(took));
         info!(source, live, stale, future, unreadable, watched, took, "surveyed");
         if survey.unwatched > 0 {
             warn!(
@@ -209,17 +176,9 @@ impl Reaper {
         }
     }
 
-    fn look_succeeded(&mut self, identity: &Identity, began: Now, ended: Now, report: &mut Report) {
-        let breaks = self.continuity.looked(identity, began, ended);
-        self.broke(&breaks, ended.mono, report);
-    }
-
-    /// After a break no earlier look counts, and a silence has to prove itself anew.
-    fn broke(&mut self, breaks: &[Break], now: Monotonic, report: &mut Report) {
+    fn tell_breaks(&self, breaks: &[Break]) {
+        let source = &*self.store.source().name;
         for one in breaks {
-            self.watch.clear();
-            self.guard.continuity_broke(now);
-            let source = &*self.store.source().name;
             match one {
                 Break::FirstContact => info!(source, "first contact: every entry has a full threshold from now"),
                 Break::OutOfSight(gap) => {
@@ -233,30 +192,14 @@ impl Reaper {
                 Break::SilenceEnded => info!(source, "a ping ended the silence: everybody else has a full threshold"),
             }
         }
-        report.breaks.extend_from_slice(breaks);
-    }
-
-    fn count_held(&mut self, now: Now, report: &mut Report) {
-        let timing = self.settings.timing;
-        let skipped = &mut report.skipped;
-        match rule::hold(&self.facts(), now).map(|hold| hold.state) {
-            Some(State::Silent | State::Mass) => {
-                skipped.guard += self.watch.count_stale_once(counted::GUARD, now.server, &timing);
-            }
-            Some(State::Grace) => {
-                skipped.observing += self.watch.count_stale_once(counted::OBSERVING, now.server, &timing);
-            }
-            _ => {}
-        }
     }
 
     fn fail(&mut self, error: Error, report: &mut Report) {
-        if self.failing {
-            tracing::debug!(source = &*report.source, %error, "again");
-        } else {
+        if self.ledger.failed() {
             warn!(source = &*report.source, %error, "failed; tried again until it works");
+        } else {
+            tracing::debug!(source = &*report.source, %error, "again");
         }
-        self.failing = true;
         report.failure = Some(error);
     }
 
@@ -264,14 +207,9 @@ impl Reaper {
 
     /// When something may be due, if nothing but time is wanting.
     pub fn next_strike(&mut self) -> Option<Monotonic> {
-        let now = self.now()?;
-        let due = self.watch.next_due()?;
-        let free = match rule::decide_source(&self.facts(), now) {
-            Ok(()) => self.frees_at(now.mono),
-            Err(Refusal::Grace { until }) => until,
-            Err(_) => return None,
-        };
-        Some(due.max(free).max(now.mono.plus(SHORTEST_WAIT)))
+        let now = self.clock.now();
+        let pace_frees = locked(&self.shared).frees_at(now);
+        self.ledger.next_strike(now, pace_frees)
     }
 
     /// Re-reads what is due and evicts what the rule and the pace allow now. Looks at `stop` between batches; a batch
@@ -289,7 +227,7 @@ impl Reaper {
             let reserved = due.len() as u64;
             let spent = self.strike_due(due, &mut report).await;
             self.settle(reserved, spent);
-            if self.last.is_none() {
+            if self.now().is_none() {
                 break;
             }
             report.now = Some(now.at(self.clock.now()));
@@ -303,23 +241,23 @@ impl Reaper {
     /// What may be struck now, as many as the pace allows; that many are reserved.
     fn reserve_due(&mut self, report: &mut Report) -> Option<(Now, Vec<EntryId>)> {
         let now = self.now()?;
-        rule::decide_source(&self.facts(), now).ok()?;
-        if self.watch.next_due().is_none_or(|due| due > now.mono) {
+        self.ledger.decide_source(now).ok()?;
+        if self.ledger.watch().next_due().is_none_or(|due| due > now.mono) {
             return None;
         }
-        let own = self.own_allowance(now.mono);
+        let own = self.ledger.allowance(now.mono);
         let mut shared = locked(&self.shared);
         let allowance = own.min(shared.allowance(now.mono));
         let throttled = self.throttled.take().map(|since| now.mono.since(since)).unwrap_or_default();
         report.throttled += throttled;
         if allowance == 0 {
             self.throttled = Some(now.mono);
-            for id in self.watch.due(now.mono, CHUNK) {
-                report.skipped.limit += u64::from(self.watch.count_once(&id, counted::LIMIT));
+            for id in self.ledger.due(now.mono, CHUNK) {
+                report.skipped.limit += u64::from(self.ledger.count_once(&id, Counted::Limit));
             }
             return None;
         }
-        let due = self.watch.due(now.mono, usize::try_from(allowance).unwrap_or(CHUNK).min(CHUNK));
+        let due = self.ledger.due(now.mono, usize::try_from(allowance).unwrap_or(CHUNK).min(CHUNK));
         shared.reserve(due.len() as u64);
         Some((now, due))
     }
@@ -333,10 +271,10 @@ impl Reaper {
                 return 0;
             }
         };
-        let known = self.last.as_ref().is_some_and(|last| last.identity == looked.identity);
-        self.look_succeeded(&looked.identity, looked.now, looked.now, report);
-        if !known || !report.breaks.is_empty() {
-            self.last = None;
+        let breaks = self.ledger.reread(&looked.identity, looked.now);
+        self.tell_breaks(&breaks);
+        report.breaks.extend(breaks);
+        if self.now().is_none() {
             return 0;
         }
         self.strike_found(due, looked, report).await
@@ -363,29 +301,21 @@ impl Reaper {
             Found::Entry { judged, mark, prepared } => (judged, mark, prepared),
             Found::Gone => {
                 report.outcomes.add(Outcome::Gone);
-                self.watch.forget(id);
+                self.ledger.forget(id);
                 return None;
             }
             Found::WrongType => {
-                self.watch.forget(id);
+                self.ledger.forget(id);
                 return None;
             }
         };
-        match rule::decide(&self.facts(), judged, mark, self.watch.get(id), now) {
+        match self.ledger.decide(id, judged, mark, now) {
             Ok(()) => Some(prepared),
-            Err(Refusal::Unconfirmed { until } | Refusal::Grace { until }) => {
-                report.skipped.observing += u64::from(self.watch.count_once(id, counted::OBSERVING));
-                self.watch.postpone(id, until);
+            Err(Refusal::Unconfirmed { .. } | Refusal::Grace { .. }) => {
+                report.skipped.observing += u64::from(self.ledger.count_once(id, Counted::Observing));
                 None
             }
-            Err(Refusal::Held(_) | Refusal::FactsTooOld) => {
-                self.watch.postpone(id, now.mono.plus(self.settings.timing.heartbeat_interval));
-                None
-            }
-            Err(Refusal::Unreadable(_) | Refusal::Future | Refusal::Live | Refusal::Moved) => {
-                self.watch.forget(id);
-                None
-            }
+            Err(_) => None,
         }
     }
 
@@ -401,7 +331,7 @@ impl Reaper {
                 report.companions_skipped += u64::from(companions);
                 untold += u64::from(!self.tell_eviction(&id, at, report));
             }
-            self.remember_outcome(&id, outcome, now.mono);
+            self.ledger.struck(&id, outcome, now.mono);
         }
         if untold > 0 {
             let source = &*report.source;
@@ -414,7 +344,7 @@ impl Reaper {
     }
 
     fn tell_eviction(&mut self, id: &EntryId, at: Timestamp, report: &mut Report) -> bool {
-        let Some(watched) = self.watch.get(id) else { return true };
+        let Some(watched) = self.ledger.watch().get(id) else { return true };
         let age_ms = at.millis_since(watched.last_ping).max(0).unsigned_abs();
         let lag = Duration::from_millis(age_ms).saturating_sub(self.settings.timing.threshold);
         report.lags.push(lag);
@@ -428,53 +358,25 @@ impl Reaper {
         true
     }
 
-    fn remember_outcome(&mut self, id: &EntryId, outcome: Outcome, now: Monotonic) {
-        let heartbeat = self.settings.timing.heartbeat_interval;
-        match outcome {
-            Outcome::Evicted | Outcome::Gone => self.watch.forget(id),
-            _ if self.watch.is_closed() => self.watch.forget(id),
-            // The mark may still stand: the next look tells.
-            Outcome::Spared | Outcome::TooLate => self.watch.postpone(id, now.plus(heartbeat / 10)),
-            Outcome::Blocked(_) | Outcome::Unknown => self.watch.postpone(id, now.plus(heartbeat)),
-        }
-    }
-
     /// A dry run strikes nothing: it counts what would have gone, once a mark. It does not re-read, so a ping since the
     /// last survey is seen by the next.
     fn count_would_evict(&mut self, report: &mut Report) {
         let Some(now) = self.now() else { return };
-        for id in self.watch.due(now.mono, usize::MAX) {
-            let Some(watched) = self.watch.get(&id) else { continue };
-            let decided = rule::decide_watched(&self.facts(), watched, now);
-            if decided.is_ok() && self.watch.count_once(&id, counted::DRY_RUN) {
+        for id in self.ledger.due(now.mono, usize::MAX) {
+            if self.ledger.decide_unread(&id, now).is_ok() && self.ledger.count_once(&id, Counted::DryRun) {
                 report.skipped.dry_run += 1;
                 info!(source = &*report.source, id = %quoted(id.name()), key = %quoted(&id.key), "would evict");
             }
-            let again = match decided {
-                Err(Refusal::Unconfirmed { until } | Refusal::Grace { until }) => until,
-                _ => now.mono.plus(self.settings.timing.heartbeat_interval),
-            };
-            self.watch.postpone(&id, again);
         }
         report.now = Some(now);
     }
 
     // === pace ===
 
-    fn own_allowance(&mut self, now: Monotonic) -> u64 {
-        let population = self.last.as_ref().map_or(0, |last| last.population);
-        self.pace.allowance(now, population)
-    }
-
     fn settle(&mut self, reserved: u64, spent: u64) {
         let now = self.clock.now();
-        self.pace.spend(now, spent);
+        self.ledger.spend(now, spent);
         locked(&self.shared).settle(now, reserved, spent);
-    }
-
-    fn frees_at(&mut self, now: Monotonic) -> Monotonic {
-        let population = self.last.as_ref().map_or(0, |last| last.population);
-        self.pace.frees_at(now, population).max(locked(&self.shared).frees_at(now))
     }
 
     /// For a single run: whether the allowed number of evictions is used up.
@@ -484,31 +386,9 @@ impl Reaper {
 
     // === what is known ===
 
-    fn facts(&self) -> Facts<'_> {
-        Facts {
-            timing: &self.settings.timing,
-            continuity: &self.continuity,
-            guard: &self.guard,
-            surveyed: self.last.as_ref().map(|last| (last.began.mono, last.ended.mono)),
-        }
-    }
-
     /// Server time carried forward from the last survey; none before the first.
     fn now(&self) -> Option<Now> {
-        self.last.as_ref().map(|last| last.ended.at(self.clock.now()))
-    }
-
-    fn blind(&self) -> Option<Hold> {
-        let seen = self.last.as_ref().map(|last| last.ended.mono);
-        let timing = &self.settings.timing;
-        let limit = timing.survey_interval() + timing.heartbeat_interval;
-        let unseen = seen.is_none_or(|seen| self.clock.now().since(seen) > limit);
-        (self.failing && unseen).then(|| Hold {
-            state: State::Blind,
-            why: "no survey has succeeded lately".into(),
-            ends: None,
-            ends_with: "a complete survey; then a grace, as after any break".into(),
-        })
+        self.ledger.now(self.clock.now())
     }
 
     fn report(&self, verb: Verb) -> Report {
@@ -517,7 +397,7 @@ impl Reaper {
 
     fn conclude(&mut self, mut report: Report, began: Monotonic) -> Report {
         report.took = self.clock.now().since(began);
-        report.hold = self.blind().or_else(|| rule::hold(&self.facts(), self.now()?));
+        report.hold = self.ledger.hold(self.clock.now());
         report.state = report.hold.as_ref().map_or(State::Normal, |hold| hold.state);
         self.tell_state(&report);
         report
@@ -537,7 +417,7 @@ impl Reaper {
                 warn!(
                     source,
                     state = report.state.as_str(),
-                    watched = self.watch.len(),
+                    watched = self.watched(),
                     ends_with,
                     "holding: {}",
                     hold.why

@@ -28,7 +28,7 @@ E4 a restart is no break@p2_a_rollback@policy/continuity.rs@s/if identity.run_id
 E4 a failover is no break@g5_a_failover@policy/continuity.rs@s/else if identity.replication_id != known.replication_id/else if false/
 E4 out of sight is no break@g5_a_blind_spell@policy/continuity.rs@s/if gap > self.longest_unseen\(\)/if false/
 E4 a short gap is a break@g5_a_short_stall@policy/continuity.rs@s/self.timing.survey_interval\(\) \+ self.timing.heartbeat_interval/self.timing.survey_interval()/
-E4 the end of a silence is no break@p3_writers_that_return@reaper.rs@s/self.continuity.silence_ended\(ended\);//
+E4 the end of a silence is no break@p3_writers_that_return@policy/ledger.rs@s/self.continuity.silence_ended\(ended\);//
 E5 no silence@p3_when_all_writers_stop@policy/guard.rs@s/self.silent\(now\).or_else\(.. self.mass\(now.mono\)\)/self.mass(now.mono)/
 E5 a silence is released at once@p3_a_silence_is_released@policy/guard.rs@s/release.max\(self.timing.threshold \* 2\)/release/
 E5 a silence is never small@p3_a_small_source@policy/guard.rs@s/const SMALL_SOURCE: u64 = 10/const SMALL_SOURCE: u64 = 0/
@@ -47,7 +47,7 @@ E8 no rate@g8_no_second@policy/pace.rs@s/let limit = self.per_second.map_or\(u64
 E8 no share@g8_no_heartbeat@policy/pace.rs@s/SMALL.max\(population \/ SHARE\)/u64::MAX.max(SMALL.max(population \/ SHARE))/
 E8 nothing is reserved@the_maximum_is_shared@policy/pace.rs@s/\.saturating_sub\(self.reserved\)/.saturating_sub(0)/
 p6 a shadow strikes@a_shadow_counts_once@reaper.rs@s/if self.settings.mode == Mode::DryRun/if false/
-p7 it never strikes@p7_a_dead_entry@reaper.rs@s/(rule::decide_source\(&self.facts\(\), now\)).ok\(\)\?;/\1.err()?;/
+p7 it never strikes@p7_a_dead_entry@reaper.rs@s/(self.ledger.decide_source\(now\)).ok\(\)\?;/\1.err()?;/
 g18 a lost reply is an eviction@g18_a_lost_reply@store/evict.rs@s/if ran \{ Outcome::Unknown \}/if ran { Outcome::Evicted }/
 once a young server will do@g5_a_young_server@policy/continuity.rs@s/timing.threshold.saturating_sub\(server_uptime\)/Duration::ZERO.saturating_sub(server_uptime)/
 M

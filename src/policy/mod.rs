@@ -7,6 +7,7 @@ pub mod continuity;
 pub mod duration;
 pub mod entry;
 pub mod guard;
+pub mod ledger;
 pub mod outcome;
 pub mod pace;
 pub mod ping;
