@@ -1,4 +1,10 @@
-//! Bytes as people read them.
+//! Bytes as people read them, or as they may be shown to others; and a little colour.
+
+mod paint;
+mod redaction;
+
+pub use paint::Paint;
+pub use redaction::Redaction;
 
 /// Quotes bytes as redis-cli does: bare where they are plain, else in double quotes with `\n`, `\xHH` and the like, so
 /// that an id can neither break a line nor steer a terminal.

@@ -81,6 +81,14 @@ impl Pattern {
 
     /// Where each named capture stands in `bytes`, in the order of [`Pattern::names`]; `None` when it does not match.
     pub fn captures(&self, bytes: &[u8]) -> Option<Vec<Range<usize>>> {
+        let blanks = self.blanks(bytes)?;
+        let captures = self.parts.iter().filter(|part| matches!(part, Stretch::Capture { .. }));
+        let named = captures.map(|part| matches!(part, Stretch::Capture { named: true, .. }));
+        Some(blanks.into_iter().zip(named).filter(|(_, named)| *named).map(|(range, _)| range).collect())
+    }
+
+    /// Where in `bytes` stands what the pattern does not spell out, named or not; `None` when it does not match.
+    pub fn blanks(&self, bytes: &[u8]) -> Option<Vec<Range<usize>>> {
         let Some(regex) = &self.regex else { return self.matches(bytes).then(Vec::new) };
         let found = regex.captures(bytes)?;
         Some(found.iter().skip(1).flatten().map(|capture| capture.range()).collect())
@@ -208,10 +216,7 @@ fn regex_of(parts: &[Stretch]) -> String {
     for part in parts {
         match part {
             Stretch::Literal(bytes) => regex.extend(bytes.iter().map(|byte| format!(r"\x{byte:02x}"))),
-            Stretch::Capture { named, longest } => {
-                regex.push_str(if *named { "(" } else { "(?:" });
-                regex.push_str(if *longest { ".+)" } else { ".+?)" });
-            }
+            Stretch::Capture { longest, .. } => regex.push_str(if *longest { "(.+)" } else { "(.+?)" }),
         }
     }
     regex.push_str(r"\z");
@@ -278,6 +283,7 @@ mod tests {
     #[test]
     fn an_unnamed_capture_binds_nothing() {
         check("{_}:{a}:{_...}", b"1:2:3", Some(&[b"2"]));
+        assert_eq!(pattern("a{_}:{a}:x").blanks(b"a12:3:x"), Some(vec![1..3, 4..5]), "and is a blank all the same");
         assert_eq!(pattern("{_}:{a}:{b}").names(), ["a", "b"]);
     }
 

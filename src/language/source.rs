@@ -1,5 +1,6 @@
 //! A source: where entries live, when one last pinged, what goes with it.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -143,6 +144,15 @@ impl Container {
             Self::Keys(pattern) => shown(&pattern.glob()),
         };
         format!("{} {key}", self.kind().as_str())
+    }
+
+    /// Where in an entry's key stands what the configuration does not spell out; all of it, if in doubt.
+    pub fn blanks(&self, key: &[u8]) -> Vec<Range<usize>> {
+        let blanks = match self {
+            Self::Zset(own) | Self::Hash(own) => (**own == *key).then(Vec::new),
+            Self::Keys(pattern) => pattern.blanks(key),
+        };
+        blanks.unwrap_or_else(|| std::iter::once(0..key.len()).collect())
     }
 
     /// The names that the key pattern captures.
