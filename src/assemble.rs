@@ -9,6 +9,7 @@ use crate::policy::pace::Shared;
 use crate::reaper::{Mode, Reaper, Settings};
 use crate::store::Store;
 use crate::store::connect::{self, Links};
+use crate::text::Redaction;
 
 /// What holds for all sources of a run.
 #[derive(Clone, Debug)]
@@ -19,12 +20,14 @@ pub struct Run {
     pub lifted: Lifted,
     /// Evictions allowed in all.
     pub max: Option<u64>,
+    /// Hides ids in reports and logs.
+    pub redaction: Option<Arc<Redaction>>,
 }
 
 impl Run {
     /// The daemon's run: no limit but the pace, nothing lifted.
     pub fn unlimited(mode: Mode) -> Self {
-        Self { mode, lifted: Lifted::default(), max: None }
+        Self { mode, lifted: Lifted::default(), max: None, redaction: None }
     }
 }
 
@@ -41,6 +44,10 @@ pub fn reapers(config: &Config, run: &Run, clock: Clock) -> (Links, Vec<Reaper>)
             lifted: run.lifted,
         };
         let store = Store::new(link, Arc::clone(&source.source), source.timing);
+        let store = match &run.redaction {
+            Some(redaction) => store.redacted(Arc::clone(redaction)),
+            None => store,
+        };
         Reaper::new(store, clock, settings, Arc::clone(&shared))
     });
     let reapers = reapers.collect();

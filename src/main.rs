@@ -15,6 +15,7 @@ use presence_reaper::policy::duration::in_words;
 use presence_reaper::policy::guard::Lifted;
 use presence_reaper::reaper::{Finding, Mode};
 use presence_reaper::service::Service;
+use presence_reaper::store::audience::Ask;
 use presence_reaper::{check, demo, logging, oneshot, report};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -142,7 +143,7 @@ async fn audit(config: &Config, output: Output, fail_on_stale: Option<u64>) -> E
     let stop = stop_on_signal();
     let clock = Clock::start();
     let (_links, reapers) = assemble::reapers(config, &Run::unlimited(Mode::DryRun), clock);
-    let findings = oneshot::audit(reapers, stop).await;
+    let findings = oneshot::audit(reapers, Ask::default(), stop).await;
     conclude(true, &findings, clock, output, fail_on_stale)
 }
 
@@ -151,9 +152,9 @@ async fn once(config: &Config, release: Release, max: Option<u64>, output: Outpu
     let stop = stop_on_signal();
     let clock = Clock::start();
     let lifted = Lifted { silent: release.silent, mass: release.mass };
-    let run = Run { mode: Mode::Evict, lifted, max };
+    let run = Run { mode: Mode::Evict, lifted, max, redaction: None };
     let (_links, reapers) = assemble::reapers(config, &run, clock);
-    let findings = oneshot::once(reapers, clock, stop, tell_waiting()).await;
+    let findings = oneshot::once(reapers, Ask::default(), clock, stop, tell_waiting()).await;
     match conclude(false, &findings, clock, output, fail_on_stale) {
         Exit::Done | Exit::Stale if findings.iter().any(Finding::is_held) => Exit::Held,
         exit => exit,

@@ -10,7 +10,9 @@ use crate::clock::Clock;
 use crate::policy::entry::Monotonic;
 use crate::policy::guard::State;
 use crate::policy::schedule;
+use crate::policy::survey::Wanted;
 use crate::reaper::{Finding, Mode, Reaper, Report};
+use crate::store::audience::Ask;
 
 /// Told while a run waits for its second look: the source, how many entries are watched, and how long it still takes.
 pub type Waiting = Arc<dyn Fn(&str, usize, Duration) + Send + Sync>;
@@ -18,29 +20,36 @@ pub type Waiting = Arc<dyn Fn(&str, usize, Duration) + Send + Sync>;
 /// How often those who wait are told.
 const TOLD_EVERY: Duration = Duration::from_secs(1);
 
-/// Surveys every source once and strikes nothing.
-pub async fn audit(reapers: Vec<Reaper>, stop: CancellationToken) -> Vec<Finding> {
+/// Surveys every source once, as it is asked to, and strikes nothing.
+pub async fn audit(reapers: Vec<Reaper>, ask: Ask, stop: CancellationToken) -> Vec<Finding> {
+    let ask = Ask { wanted: Wanted { candidates: false, ..ask.wanted }, ..ask };
     each(reapers, |reaper| {
-        let stop = stop.clone();
+        let (ask, stop) = (ask.clone(), stop.clone());
         async move {
             let mut reaper = reaper;
             let mut run = SingleRun::new(&reaper, stop);
-            run.first_survey(&mut reaper).await;
+            run.first_survey(&mut reaper, &ask).await;
             run.finding
         }
     })
     .await
 }
 
-/// Surveys every source, waits until what is stale was seen for long enough, and strikes it, at the pace and under the
-/// guards. All sources wait together.
-pub async fn once(reapers: Vec<Reaper>, clock: Clock, stop: CancellationToken, waiting: Waiting) -> Vec<Finding> {
+/// Surveys every source, as it is asked to, waits until what is stale was seen for long enough, and strikes it, at the
+/// pace and under the guards. All sources wait together.
+pub async fn once(
+    reapers: Vec<Reaper>,
+    ask: Ask,
+    clock: Clock,
+    stop: CancellationToken,
+    waiting: Waiting,
+) -> Vec<Finding> {
     each(reapers, |reaper| {
-        let (stop, waiting) = (stop.clone(), Arc::clone(&waiting));
+        let (ask, stop, waiting) = (ask.clone(), stop.clone(), Arc::clone(&waiting));
         async move {
             let mut reaper = reaper;
             let mut run = SingleRun::new(&reaper, stop);
-            run.first_survey(&mut reaper).await;
+            run.first_survey(&mut reaper, &ask).await;
             if reaper.mode() == Mode::Evict && run.finding.is_complete() {
                 run.strike_all(&mut reaper, clock, &waiting).await;
             }
@@ -76,12 +85,12 @@ impl SingleRun {
     }
 
     /// One look at everything. What the run reports of the source's entries is what this look saw.
-    async fn first_survey(&mut self, reaper: &mut Reaper) {
+    async fn first_survey(&mut self, reaper: &mut Reaper, ask: &Ask) {
         let look = async {
             match reaper.store().health().await {
                 Ok(health) => {
                     reaper.resume(&health);
-                    Ok(reaper.survey().await)
+                    Ok(reaper.survey_for(ask).await)
                 }
                 Err(error) => Err(error),
             }

@@ -21,6 +21,7 @@ use crate::policy::pace::{Rate, Shared};
 use crate::policy::rule::Refusal;
 use crate::policy::staleness::Timing;
 use crate::policy::survey::Survey;
+use crate::store::audience::Ask;
 use crate::store::connect::Health;
 use crate::store::error::Error;
 use crate::store::evict::{Evicted, Prepared};
@@ -137,9 +138,14 @@ impl Reaper {
 
     /// Reads everything in the source and takes it in. Reads only, so it may be dropped at any await.
     pub async fn survey(&mut self) -> Report {
+        self.survey_for(&Ask::default()).await
+    }
+
+    /// The same, for somebody who asks more of it than the daemon does.
+    pub async fn survey_for(&mut self, ask: &Ask) -> Report {
         let began = self.clock.now();
         let mut report = self.report(Verb::Survey);
-        match self.store.survey().await {
+        match self.store.survey(ask).await {
             Ok(surveyed) => self.take_in(surveyed, &mut report),
             Err(error) => self.fail(error, &mut report),
         }
@@ -353,8 +359,9 @@ impl Reaper {
             return false;
         }
         self.log_rate.spend(now, 1);
-        let (source, age) = (&*report.source, in_words(Duration::from_millis(age_ms)));
-        info!(source, id = %quoted(id.name()), key = %quoted(&id.key), age, "evicted");
+        let (source, naming) = (&*report.source, self.store.naming());
+        let age = in_words(Duration::from_millis(age_ms));
+        info!(source, id = %quoted(&naming.id(id)), key = %quoted(&naming.key(id)), age, "evicted");
         true
     }
 
@@ -365,7 +372,8 @@ impl Reaper {
         for id in self.ledger.due(now.mono, usize::MAX) {
             if self.ledger.decide_unread(&id, now).is_ok() && self.ledger.count_once(&id, Counted::DryRun) {
                 report.skipped.dry_run += 1;
-                info!(source = &*report.source, id = %quoted(id.name()), key = %quoted(&id.key), "would evict");
+                let (source, naming) = (&*report.source, self.store.naming());
+                info!(source, id = %quoted(&naming.id(&id)), key = %quoted(&naming.key(&id)), "would evict");
             }
         }
         report.now = Some(now);

@@ -10,8 +10,49 @@ use super::staleness::{Freshness, Timing};
 /// How many candidates one survey keeps (about 20 MB of ids); the rest is counted `unwatched` and left to the next.
 pub const MAX_CANDIDATES: usize = 200_000;
 
-/// How many of the oldest stale entries a survey remembers for a report.
+/// How many entries a report lists unless it is told otherwise.
 pub const LISTED: usize = 100;
+
+/// What is wanted of a survey beside its counts: which entries it keeps, and which it names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Keep those that may be due. An audit strikes nothing, and needs none.
+    pub candidates: bool,
+    /// Name live entries too, not the stale alone.
+    pub live: bool,
+    /// Name at most so many of the stale, and so many of the live.
+    pub limit: usize,
+    /// Which of them, and how they are handed on.
+    pub order: Order,
+}
+
+/// Which entries are named where not all are, and how they are handed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Those with the oldest last pings, when everything was read.
+    OldestFirst,
+    /// Those read first, page by page, so that none is kept.
+    AsRead,
+}
+
+impl Default for Wanted {
+    fn default() -> Self {
+        Self { candidates: true, live: false, limit: LISTED, order: Order::OldestFirst }
+    }
+}
+
+/// An entry by its name, as it is handed on while it is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// Which entry.
+    pub id: EntryId,
+    /// At or over the threshold when it was read; else live.
+    pub stale: bool,
+    /// When it last pinged.
+    pub last_ping: Timestamp,
+    /// How long before the reading that was, in milliseconds; never negative.
+    pub age_ms: i64,
+}
 
 /// An entry older than `watch_from`: it may be due before the next survey.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +74,7 @@ pub type Judged = Result<(Timestamp, Unit), Unreadable>;
 #[derive(Clone, Debug)]
 pub struct Survey {
     timing: Timing,
+    wanted: Wanted,
     /// Live entries younger than three heartbeats.
     pub fresh: u64,
     /// Live entries from three heartbeats on.
@@ -55,15 +97,28 @@ pub struct Survey {
     pub candidates: Vec<Candidate>,
     /// Candidates beyond [`MAX_CANDIDATES`].
     pub unwatched: u64,
-    /// The oldest stale entries, oldest first, at most [`LISTED`].
+    /// The stale entries with the oldest last pings, oldest first, as many as are wanted.
     pub oldest_stale: BTreeSet<(Timestamp, EntryId)>,
+    /// The same of the live entries, where they are wanted.
+    pub oldest_live: BTreeSet<(Timestamp, EntryId)>,
+    /// How many stale entries were handed on as they were read.
+    pub handed_on_stale: u64,
+    /// How many live ones.
+    pub handed_on_live: u64,
+    as_read: Vec<Named>,
 }
 
 impl Survey {
-    /// A survey that has seen nothing yet.
+    /// A survey that has seen nothing yet, of which nothing special is wanted.
     pub fn new(timing: Timing) -> Self {
+        Self::wanting(timing, Wanted::default())
+    }
+
+    /// A survey that has seen nothing yet.
+    pub fn wanting(timing: Timing, wanted: Wanted) -> Self {
         Self {
             timing,
+            wanted,
             fresh: 0,
             late: 0,
             stale: 0,
@@ -76,6 +131,10 @@ impl Survey {
             candidates: Vec::new(),
             unwatched: 0,
             oldest_stale: BTreeSet::new(),
+            oldest_live: BTreeSet::new(),
+            handed_on_stale: 0,
+            handed_on_live: 0,
+            as_read: Vec::new(),
         }
     }
 
@@ -98,8 +157,13 @@ impl Survey {
             self.saw(last_ping);
         }
         self.ages.add(now.server.millis_since(last_ping), 1);
-        if last_ping <= now.server.minus(self.timing.watch_from()) {
-            self.keep(Candidate { id: id(), mark, last_ping, seen: now.mono }, freshness);
+        let may_be_due = last_ping <= now.server.minus(self.timing.watch_from());
+        if may_be_due || self.wanted.live {
+            let id = id();
+            self.name(freshness, last_ping, now, &id);
+            if may_be_due {
+                self.watch(Candidate { id, mark, last_ping, seen: now.mono });
+            }
         }
     }
 
@@ -120,26 +184,61 @@ impl Survey {
     }
 
     /// Keeps an entry that may be due before the next survey.
-    pub fn keep(&mut self, candidate: Candidate, freshness: Freshness) {
-        if freshness == Freshness::Stale {
-            self.list(candidate.last_ping, &candidate.id);
-        }
-        if self.candidates.len() < MAX_CANDIDATES {
+    pub fn watch(&mut self, candidate: Candidate) {
+        if self.watches_more() {
             self.candidates.push(candidate);
-        } else {
+        } else if self.wanted.candidates {
             self.unwatched += 1;
         }
     }
 
-    fn list(&mut self, last_ping: Timestamp, id: &EntryId) {
-        let younger_than_all = self.oldest_stale.last().is_some_and(|(youngest, _)| last_ping > *youngest);
-        if self.oldest_stale.len() == LISTED && younger_than_all {
-            return;
+    /// Whether there is room for another candidate.
+    pub fn watches_more(&self) -> bool {
+        self.wanted.candidates && self.candidates.len() < MAX_CANDIDATES
+    }
+
+    /// What is wanted beside the counts.
+    pub fn wanted(&self) -> &Wanted {
+        &self.wanted
+    }
+
+    /// Names an entry, if such entries are wanted by name. Every entry is given here at most once.
+    pub fn name(&mut self, freshness: Freshness, last_ping: Timestamp, now: Now, id: &EntryId) {
+        let stale = match freshness {
+            Freshness::Stale => true,
+            Freshness::Fresh | Freshness::Late if self.wanted.live => false,
+            _ => return,
+        };
+        let limit = self.wanted.limit;
+        match self.wanted.order {
+            Order::OldestFirst => {
+                let list = if stale { &mut self.oldest_stale } else { &mut self.oldest_live };
+                list_oldest(list, limit, last_ping, id);
+            }
+            Order::AsRead => {
+                let handed_on = if stale { &mut self.handed_on_stale } else { &mut self.handed_on_live };
+                if *handed_on < limit as u64 {
+                    *handed_on += 1;
+                    let age_ms = now.server.millis_since(last_ping).max(0);
+                    self.as_read.push(Named { id: id.clone(), stale, last_ping, age_ms });
+                }
+            }
         }
-        self.oldest_stale.insert((last_ping, id.clone()));
-        if self.oldest_stale.len() > LISTED {
-            self.oldest_stale.pop_last();
-        }
+    }
+
+    /// Whether another stale (or live) entry would be named, if entries come oldest first and `given` of them came.
+    pub fn names_more(&self, stale: bool, given: usize) -> bool {
+        let before = match self.wanted.order {
+            Order::OldestFirst => given as u64,
+            Order::AsRead if stale => self.handed_on_stale,
+            Order::AsRead => self.handed_on_live,
+        };
+        (stale || self.wanted.live) && before < self.wanted.limit as u64
+    }
+
+    /// What is to be handed on since this was last asked for.
+    pub fn take_as_read(&mut self) -> Vec<Named> {
+        std::mem::take(&mut self.as_read)
     }
 
     /// Stale entries that lack nothing but time: what a real run would evict sooner or later.
@@ -160,6 +259,18 @@ impl Survey {
     /// Everything that was seen.
     pub fn population(&self) -> u64 {
         self.live() + self.stale + self.future + self.unreadable_total()
+    }
+}
+
+/// Puts an entry into a list of the `limit` oldest.
+fn list_oldest(list: &mut BTreeSet<(Timestamp, EntryId)>, limit: usize, last_ping: Timestamp, id: &EntryId) {
+    let younger_than_all = list.last().is_none_or(|(youngest, _)| last_ping > *youngest);
+    if list.len() >= limit && younger_than_all {
+        return;
+    }
+    list.insert((last_ping, id.clone()));
+    if list.len() > limit {
+        list.pop_last();
     }
 }
 
@@ -213,7 +324,11 @@ mod tests {
         Now { server: Timestamp::from_millis(1_800_000_000_000), mono: Monotonic::from_start(Duration::from_secs(9)) };
 
     fn survey(ages_ms: &[i64]) -> Survey {
-        let mut survey = Survey::new(TIMING);
+        survey_wanting(Wanted::default(), ages_ms)
+    }
+
+    fn survey_wanting(wanted: Wanted, ages_ms: &[i64]) -> Survey {
+        let mut survey = Survey::wanting(TIMING, wanted);
         for (n, age) in ages_ms.iter().enumerate() {
             let at = Timestamp::from_millis(NOW.server.millis() - age);
             survey.observe(Ok((at, Unit::UnixMs)), Mark::of([]), NOW, || EntryId::key(n.to_string().into_bytes()));
@@ -249,6 +364,29 @@ mod tests {
         assert_eq!(listed.len(), LISTED);
         let oldest = listed.iter().map(|(at, _)| NOW.server.millis_since(*at)).min();
         assert_eq!(oldest, Some(300_000 + 400_000), "the hundred oldest of five hundred");
+    }
+
+    #[test]
+    fn a_list_is_as_long_as_wanted_and_the_live_have_their_own() {
+        let ages = [1_000, 2_000, 3_000, 300_000, 400_000, 500_000, -70_000];
+        for (live, limit, expected) in [(true, 0, (0, 0)), (true, 2, (2, 2)), (true, 9, (3, 3)), (false, 9, (3, 0))] {
+            let survey = survey_wanting(Wanted { live, limit, ..Wanted::default() }, &ages);
+            assert_eq!((survey.oldest_stale.len(), survey.oldest_live.len()), expected, "{live} {limit}");
+        }
+        let survey = survey_wanting(Wanted { live: true, limit: 1, ..Wanted::default() }, &ages);
+        let age = |list: &BTreeSet<(Timestamp, EntryId)>| NOW.server.millis_since(list.first().unwrap().0);
+        assert_eq!((age(&survey.oldest_stale), age(&survey.oldest_live)), (500_000, 3_000), "the oldest of each");
+    }
+
+    #[test]
+    fn what_is_handed_on_as_read_is_not_kept() {
+        let wanted = Wanted { candidates: false, live: true, limit: 2, order: Order::AsRead };
+        let mut survey = survey_wanting(wanted, &[1_000, 300_000, 2_000, 400_000, 3_000, 500_000]);
+        let read: Vec<(bool, i64)> = survey.take_as_read().iter().map(|named| (named.stale, named.age_ms)).collect();
+        assert_eq!(read, [(false, 1_000), (true, 300_000), (false, 2_000), (true, 400_000)], "two of each, as read");
+        assert_eq!((survey.handed_on_stale, survey.handed_on_live, survey.take_as_read().len()), (2, 2, 0));
+        assert!(survey.oldest_stale.is_empty() && survey.candidates.is_empty() && survey.unwatched == 0);
+        assert!(!survey.names_more(true, 0) && !survey.names_more(false, 0));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::policy::outcome::Outcomes;
 use crate::policy::staleness::Timing;
 use crate::policy::survey::Survey;
 use crate::store::error::Error;
+use crate::store::naming::Naming;
 
 /// Which of the two verbs a report is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +101,8 @@ pub struct Finding {
     pub source: Arc<str>,
     /// Where its entries are, for a person: `zset presence:online`.
     pub place: String,
+    /// How its entries are called.
+    pub naming: Naming,
     /// Its rhythm.
     pub timing: Timing,
     /// It is only looked at.
@@ -131,6 +134,7 @@ impl Finding {
         Self {
             source: Arc::clone(&source.name),
             place: source.container.describe(),
+            naming: reaper.store().naming().clone(),
             timing: *reaper.timing(),
             dry_run: reaper.mode() == Mode::DryRun,
             survey: None,

@@ -4,20 +4,14 @@ use super::connect::{Link, Live};
 use super::error::Error;
 use super::own::{self, Own};
 use super::status::Purpose;
-use super::{Found, reply, scan};
+use super::{Found, Reading, reply, scan};
 use crate::language::source::Source;
 use crate::policy::entry::{Bytes, EntryId, Now};
 use crate::policy::survey::Survey;
 
-pub(super) async fn survey(
-    link: &Link,
-    live: &Live,
-    source: &Source,
-    key: &Bytes,
-    survey: &mut Survey,
-) -> Result<(), Error> {
-    let doing = super::surveying(source);
-    scan::walk(link, live, "HSCAN", key, &doing, |now, field, value| {
+pub(super) async fn survey(reading: &Reading<'_>, key: &Bytes, survey: &mut Survey) -> Result<(), Error> {
+    let source = reading.source;
+    scan::walk(reading, "HSCAN", key, survey, |survey, now, field, value| {
         if !source.ignores(&field) {
             let own = Own::Value(reply::some_bytes(value)?);
             own::observe(source, &own, now, survey, || EntryId::member(key.clone(), field));

@@ -11,7 +11,7 @@ use super::evict::OWN_PREFIX;
 use super::own::{self, Own};
 use super::scan::{MAX_PAGES, PageSize};
 use super::status::Purpose;
-use super::{Found, reply};
+use super::{Found, Reading, reply};
 use crate::language::pattern::Pattern;
 use crate::language::source::{LastPing, Source};
 use crate::policy::entry::{Bytes, EntryId, Mark, Now};
@@ -36,15 +36,9 @@ impl Held {
     }
 }
 
-pub(super) async fn survey(
-    link: &Link,
-    live: &Live,
-    source: &Source,
-    pattern: &Pattern,
-    survey: &mut Survey,
-) -> Result<(), Error> {
-    let doing = super::surveying(source);
-    let reader = Reader { link, live, doing: &doing, fields: time_fields(source), purpose: Purpose::Scan };
+pub(super) async fn survey(reading: &Reading<'_>, pattern: &Pattern, survey: &mut Survey) -> Result<(), Error> {
+    let Reading { link, live, source, doing, .. } = reading;
+    let reader = Reader { link, live, doing, fields: time_fields(source), purpose: Purpose::Scan };
     let glob = pattern.glob();
     let mut size = PageSize::new();
     let mut cursor = Some(0);
@@ -54,12 +48,14 @@ pub(super) async fn survey(
         let next = cursor.map(|cursor| (cursor, &glob[..], size.items()));
         let (now, held, page) = reader.read(&names, next).await?;
         size.saw(held.iter().map(held_size).sum());
+        let read = names.len();
         for (name, held) in names.drain(..).zip(held) {
             observe(source, name, held, now, survey);
         }
+        reading.heard(read, survey).await;
         let Some(page) = page else { return Ok(()) };
-        let (next, found) = reply::page(page).map_err(|unexpected| link.unexpected(&doing, unexpected))?;
-        names = entry_keys(source, pattern, found).map_err(|unexpected| link.unexpected(&doing, unexpected))?;
+        let (next, found) = reply::page(page).map_err(|unexpected| link.unexpected(doing, unexpected))?;
+        names = entry_keys(source, pattern, found).map_err(|unexpected| link.unexpected(doing, unexpected))?;
         cursor = (next != 0).then_some(next);
         if cursor.is_none() && names.is_empty() {
             return Ok(());

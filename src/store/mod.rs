@@ -5,22 +5,27 @@
 
 use std::sync::Arc;
 
-use connect::{Health, Link};
+use audience::Ask;
+use connect::{Health, Link, Live};
 use error::{Error, Kind};
 use evict::{Evicted, Prepared};
+use naming::Naming;
 
 use crate::language::source::{Container, Source};
 use crate::policy::continuity::Identity;
 use crate::policy::entry::{EntryId, Mark, Now};
 use crate::policy::staleness::Timing;
 use crate::policy::survey::{Judged, Survey};
+use crate::text::Redaction;
 
+pub mod audience;
 pub mod connect;
 mod dial;
 pub mod error;
 pub mod evict;
 mod hash;
 mod keys;
+pub mod naming;
 mod own;
 mod reply;
 mod scan;
@@ -35,6 +40,7 @@ pub struct Store {
     link: Arc<Link>,
     source: Arc<Source>,
     timing: Timing,
+    naming: Naming,
 }
 
 /// A whole survey, and the process it was read from.
@@ -89,12 +95,24 @@ impl Found {
 impl Store {
     /// A source as it is found through `link`.
     pub fn new(link: Arc<Link>, source: Arc<Source>, timing: Timing) -> Self {
-        Self { link, source, timing }
+        let naming = Naming::new(Arc::clone(&source), None);
+        Self { link, source, timing, naming }
+    }
+
+    /// The same, with the ids of its entries hidden where people or programs read of them.
+    #[must_use]
+    pub fn redacted(self, redaction: Arc<Redaction>) -> Self {
+        Self { naming: Naming::new(Arc::clone(&self.source), Some(redaction)), ..self }
     }
 
     /// The source.
     pub fn source(&self) -> &Source {
         &self.source
+    }
+
+    /// How its entries are called.
+    pub fn naming(&self) -> &Naming {
+        &self.naming
     }
 
     /// The connection.
@@ -115,17 +133,19 @@ impl Store {
     ///
     /// # Errors
     /// Whatever kept it from being read to the end, or a server that changed in the middle.
-    pub async fn survey(&self) -> Result<Surveyed, Error> {
+    pub async fn survey(&self, ask: &Ask) -> Result<Surveyed, Error> {
         let (link, source) = (&*self.link, &*self.source);
-        let live = link.live().await?;
-        let before = link.health(&live).await?;
-        let mut survey = Survey::new(self.timing);
+        let live = &*link.live().await?;
+        let before = link.health(live).await?;
+        let reading =
+            Reading { store: self, link, live, source, ask, doing: format!("surveying source {}", source.name) };
+        let mut survey = Survey::wanting(self.timing, ask.wanted);
         match &source.container {
-            Container::Zset(key) => zset::survey(link, &live, source, key, &self.timing, &mut survey).await?,
-            Container::Hash(key) => hash::survey(link, &live, source, key, &mut survey).await?,
-            Container::Keys(pattern) => keys::survey(link, &live, source, pattern, &mut survey).await?,
+            Container::Zset(key) => zset::survey(&reading, key, &mut survey).await?,
+            Container::Hash(key) => hash::survey(&reading, key, &mut survey).await?,
+            Container::Keys(pattern) => keys::survey(&reading, pattern, &mut survey).await?,
         }
-        let after = link.health(&live).await?;
+        let after = link.health(live).await?;
         Ok(Surveyed { identity: after.identity, began: before.now, ended: after.now, survey })
     }
 
@@ -158,8 +178,22 @@ impl Store {
     }
 }
 
-fn surveying(source: &Source) -> String {
-    format!("surveying source {}", source.name)
+/// A survey under way: where it reads, and who hears of it.
+struct Reading<'a> {
+    store: &'a Store,
+    link: &'a Link,
+    live: &'a Live,
+    source: &'a Source,
+    ask: &'a Ask,
+    /// What a failure says that we were doing.
+    doing: String,
+}
+
+impl Reading<'_> {
+    /// A page of `items` was read into `survey`.
+    async fn heard(&self, items: usize, survey: &mut Survey) {
+        self.ask.audience.hears(items, survey, &self.store.naming).await;
+    }
 }
 
 fn looking(source: &Source) -> String {

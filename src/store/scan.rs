@@ -2,11 +2,11 @@
 
 use redis::Value;
 
-use super::connect::{Link, Live};
 use super::error::Error;
-use super::reply;
 use super::status::Purpose;
+use super::{Reading, reply};
 use crate::policy::entry::Now;
+use crate::policy::survey::Survey;
 
 /// A walk ends when Redis says so; one that has not after this many pages never will.
 pub(super) const MAX_PAGES: u64 = 50_000_000;
@@ -42,16 +42,16 @@ impl PageSize {
     }
 }
 
-/// Walks a hash (`HSCAN`) or sorted set (`ZSCAN`) from end to end; `each` gets the time before the page was read, and
-/// an item with what belongs to it.
+/// Walks a hash (`HSCAN`) or sorted set (`ZSCAN`) from end to end; `each` gets the survey, the time before the page was
+/// read, and an item with what belongs to it.
 pub(super) async fn walk(
-    link: &Link,
-    live: &Live,
+    reading: &Reading<'_>,
     command: &str,
     key: &[u8],
-    doing: &str,
-    mut each: impl FnMut(Now, Vec<u8>, Value) -> Result<(), reply::Unexpected>,
+    survey: &mut Survey,
+    mut each: impl FnMut(&mut Survey, Now, Vec<u8>, Value) -> Result<(), reply::Unexpected>,
 ) -> Result<(), Error> {
+    let Reading { link, live, doing, .. } = reading;
     let mut size = PageSize::new();
     let mut cursor = 0;
     // bound: until the server's cursor is back at 0, and never more than MAX_PAGES
@@ -65,10 +65,13 @@ pub(super) async fn walk(
         size.saw(reply::size(&page));
         let unexpected = |unexpected| link.unexpected(doing, unexpected);
         let (next, items) = reply::page(page).map_err(unexpected)?;
-        for (item, belongings) in reply::pairs(items).map_err(unexpected)? {
+        let items = reply::pairs(items).map_err(unexpected)?;
+        let read = items.len();
+        for (item, belongings) in items {
             let item = reply::some_bytes(item).map_err(unexpected)?;
-            each(now, item, belongings).map_err(unexpected)?;
+            each(survey, now, item, belongings).map_err(unexpected)?;
         }
+        reading.heard(read, survey).await;
         if next == 0 {
             return Ok(());
         }

@@ -1,48 +1,40 @@
 //! One sorted set: an entry is a member, its score is the last ping.
 //!
 //! The index answers: counts by range, the newest by one look from its end. Only members that may be due before the
-//! next survey are read.
+//! next survey are read, and those that are to be named.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use redis::Value;
 
-use super::Found;
 use super::connect::{Link, Live};
 use super::error::{Error, Kind};
 use super::own::{self, Own};
-use super::reply;
-use super::scan;
+use super::scan::{self, MAX_PAGES};
 use super::status::Purpose;
+use super::{Found, Reading, reply};
 use crate::language::source::Source;
 use crate::policy::entry::{Bytes, EntryId, Now, Timestamp};
 use crate::policy::ping::{PLAUSIBLE_FROM, Unit, Unreadable, plausible_to};
 use crate::policy::staleness::{FUTURE_TOLERANCE, Freshness, Timing};
-use crate::policy::survey::{Candidate, MAX_CANDIDATES, Survey};
+use crate::policy::survey::{Candidate, Survey};
 
 /// Members read at a time.
 const PAGE: usize = 1_000;
 
-pub(super) async fn survey(
-    link: &Link,
-    live: &Live,
-    source: &Source,
-    key: &Bytes,
-    timing: &Timing,
-    survey: &mut Survey,
-) -> Result<(), Error> {
-    if source.ignore.is_empty() {
-        Index { link, live, source, key, timing, doing: super::surveying(source) }.survey(survey).await
+pub(super) async fn survey(reading: &Reading<'_>, key: &Bytes, survey: &mut Survey) -> Result<(), Error> {
+    if reading.source.ignore.is_empty() {
+        Index { reading, key, timing: &reading.store.timing }.survey(survey).await
     } else {
-        walk(link, live, source, key, survey).await
+        walk(reading, key, survey).await
     }
 }
 
 /// With members to ignore the index can't count: the set is read whole.
-async fn walk(link: &Link, live: &Live, source: &Source, key: &Bytes, survey: &mut Survey) -> Result<(), Error> {
-    let doing = super::surveying(source);
-    scan::walk(link, live, "ZSCAN", key, &doing, |now, member, score| {
+async fn walk(reading: &Reading<'_>, key: &Bytes, survey: &mut Survey) -> Result<(), Error> {
+    let source = reading.source;
+    scan::walk(reading, "ZSCAN", key, survey, |survey, now, member, score| {
         if let Some(score) = reply::score(score)?
             && !source.ignores(&member)
         {
@@ -94,12 +86,9 @@ impl Band {
 
 /// The survey of one sorted set by its index.
 struct Index<'a> {
-    link: &'a Link,
-    live: &'a Live,
-    source: &'a Source,
+    reading: &'a Reading<'a>,
     key: &'a Bytes,
     timing: &'a Timing,
-    doing: String,
 }
 
 impl Index<'_> {
@@ -111,7 +100,8 @@ impl Index<'_> {
             survey.times[unit.index()] += count;
             if count > 0 {
                 self.count(unit, now.server, survey).await?;
-                self.candidates(unit, now, survey).await?;
+                self.old(unit, now, survey).await?;
+                self.live(unit, now, survey).await?;
             }
         }
         survey.unreadable[Unreadable::Implausible.index()] += total.saturating_sub(plausible);
@@ -121,9 +111,9 @@ impl Index<'_> {
     /// Server time, how many members there are, and how many lie in the plausible window of each unit.
     async fn windows(&self) -> Result<(Now, u64, Vec<(Unit, u64)>), Error> {
         let time = self.ask(|commands| _ = commands.cmd("TIME")).await?.pop_front().unwrap_or_default();
-        let now = self.link.now(&self.doing, time)?;
+        let now = self.reading.link.now(&self.reading.doing, time)?;
         let window = Band::over(PLAUSIBLE_FROM, plausible_to(now.server));
-        let units: Vec<Unit> = self.source.format.units().collect();
+        let units: Vec<Unit> = self.reading.source.format.units().collect();
         let mut replies = self
             .ask(|commands| {
                 commands.cmd("ZCARD").arg(&self.key[..]);
@@ -166,7 +156,7 @@ impl Index<'_> {
         }
         for end in replies {
             for (_, score) in self.scored(end)? {
-                if let (Ok((last_ping, _)), _) = own::judge(self.source, &Own::Score(score), now) {
+                if let (Ok((last_ping, _)), _) = own::judge(self.reading.source, &Own::Score(score), now) {
                     survey.saw(last_ping);
                 }
             }
@@ -174,17 +164,51 @@ impl Index<'_> {
         Ok(())
     }
 
-    /// Reads the members of one unit older than `watch_from`, oldest first.
+    /// Reads the members of one unit that may be due, or that are to be named as stale.
+    async fn old(&self, unit: Unit, now: Now, survey: &mut Survey) -> Result<(), Error> {
+        let stale_from = now.server.minus(self.timing.threshold);
+        let watched_from = now.server.minus(self.timing.watch_from());
+        let band = Band::over(PLAUSIBLE_FROM, if survey.wanted().candidates { watched_from } else { stale_from });
+        let wanted = |survey: &Survey, given| survey.watches_more() || survey.names_more(true, given);
+        let stopped_at = self.read(unit, band, now, survey, wanted, true).await?;
+        if survey.wanted().candidates
+            && let Some(read) = stopped_at
+        {
+            let mut all = self.ask(|commands| self.zcount(commands, unit, band)).await?;
+            survey.unwatched += self.take_count(&mut all)?.saturating_sub(read as u64);
+        }
+        Ok(())
+    }
+
+    /// Reads the live members of one unit that are to be named.
+    async fn live(&self, unit: Unit, now: Now, survey: &mut Survey) -> Result<(), Error> {
+        let band = Band::after(now.server.minus(self.timing.threshold), now.server.plus(FUTURE_TOLERANCE));
+        let wanted = |survey: &Survey, given| survey.names_more(false, given);
+        self.read(unit, band, now, survey, wanted, false).await.map(drop)
+    }
+
+    /// Reads the members of one unit in a band, oldest first, as long as they are wanted; how many those were, if it
+    /// stopped before the end.
     ///
     /// Pages go on by score and, within one score, by how many of it were read: an offset over the whole would make
     /// the server walk what it had already told.
-    async fn candidates(&self, unit: Unit, now: Now, survey: &mut Survey) -> Result<(), Error> {
-        let old = Band::over(PLAUSIBLE_FROM, now.server.minus(self.timing.watch_from()));
-        let (mut min, max) = self.range(unit, old);
+    async fn read(
+        &self,
+        unit: Unit,
+        band: Band,
+        now: Now,
+        survey: &mut Survey,
+        wanted: impl Fn(&Survey, usize) -> bool,
+        watch: bool,
+    ) -> Result<Option<usize>, Error> {
+        let (mut min, max) = self.range(unit, band);
         let (mut last, mut of_last) = (f64::NEG_INFINITY, 0);
-        let mut told = 0;
-        // bound: each page reads on, and MAX_CANDIDATES ends it
-        while survey.candidates.len() < MAX_CANDIDATES {
+        let mut given = 0;
+        // bound: each page reads on towards `max`, which stands still, and never more than MAX_PAGES
+        for _ in 0..MAX_PAGES {
+            if !wanted(survey, given) {
+                return Ok(Some(given));
+            }
             let mut replies = self
                 .ask(|commands| {
                     commands.cmd("ZRANGEBYSCORE").arg(&self.key[..]).arg(&min).arg(&max);
@@ -193,27 +217,32 @@ impl Index<'_> {
                 .await?;
             let page = self.scored(replies.pop_front().unwrap_or_default())?;
             let read = page.len();
-            told += read as u64;
             for (member, score) in page {
                 of_last = if score == last { of_last + 1 } else { 1 };
                 last = score;
-                self.candidate(member, score, now, survey);
+                self.take(member, score, now, survey, watch);
             }
+            given += read;
+            self.reading.heard(read, survey).await;
             if read < PAGE {
-                return Ok(());
+                return Ok(None);
             }
             min = last.to_string();
         }
-        let mut rest = self.ask(|commands| self.zcount(commands, unit, old)).await?;
-        survey.unwatched += self.take_count(&mut rest)?.saturating_sub(told);
-        Ok(())
+        Err(self.reading.link.error(Kind::Other, &self.reading.doing, "the reading did not end"))
     }
 
-    fn candidate(&self, member: Vec<u8>, score: f64, now: Now, survey: &mut Survey) {
-        if let (Ok((last_ping, _)), mark) = own::judge(self.source, &Own::Score(score), now.server) {
-            let id = EntryId::member(self.key.clone(), member);
-            let freshness = self.timing.judge(last_ping, now.server);
-            survey.keep(Candidate { id, mark, last_ping, seen: now.mono }, freshness);
+    fn take(&self, member: Vec<u8>, score: f64, now: Now, survey: &mut Survey, watch: bool) {
+        let (judged, mark) = own::judge(self.reading.source, &Own::Score(score), now.server);
+        let Ok((last_ping, _)) = judged else { return };
+        let id = EntryId::member(self.key.clone(), member);
+        let freshness = self.timing.judge(last_ping, now.server);
+        // The two bands meet at the threshold, and each names its own side of it.
+        if watch == (freshness == Freshness::Stale) {
+            survey.name(freshness, last_ping, now, &id);
+        }
+        if watch {
+            survey.watch(Candidate { id, mark, last_ping, seen: now.mono });
         }
     }
 
@@ -224,7 +253,7 @@ impl Index<'_> {
 
     /// A range of last pings as scores; the set may hold deadlines.
     fn range(&self, unit: Unit, band: Band) -> (String, String) {
-        let score = |at: Timestamp| unit.score(at.plus(self.source.deadline)).unwrap_or(f64::NAN).to_string();
+        let score = |at: Timestamp| unit.score(at.plus(self.reading.source.deadline)).unwrap_or(f64::NAN).to_string();
         let from = score(band.from);
         (if band.from_excluded { format!("({from}") } else { from }, score(band.to))
     }
@@ -232,13 +261,14 @@ impl Index<'_> {
     async fn ask(&self, fill: impl FnOnce(&mut redis::Pipeline)) -> Result<VecDeque<Value>, Error> {
         let mut commands = redis::pipe();
         fill(&mut commands);
-        Ok(self.link.ask(self.live, Purpose::Scan, &self.doing, &commands).await?.into())
+        Ok(self.reading.link.ask(self.reading.live, Purpose::Scan, &self.reading.doing, &commands).await?.into())
     }
 
     fn take_count(&self, replies: &mut VecDeque<Value>) -> Result<u64, Error> {
-        let reply =
-            replies.pop_front().ok_or_else(|| self.link.error(Kind::Other, &self.doing, "a reply is missing"))?;
-        reply::count(reply).map_err(|unexpected| self.link.unexpected(&self.doing, unexpected))
+        let reply = replies
+            .pop_front()
+            .ok_or_else(|| self.reading.link.error(Kind::Other, &self.reading.doing, "a reply is missing"))?;
+        reply::count(reply).map_err(|unexpected| self.reading.link.unexpected(&self.reading.doing, unexpected))
     }
 
     fn scored(&self, reply: Value) -> Result<Vec<(Vec<u8>, f64)>, Error> {
@@ -248,7 +278,7 @@ impl Index<'_> {
                 pairs.map(|(member, score)| Ok((reply::some_bytes(member)?, reply::score(score)?.unwrap_or(f64::NAN))));
             pairs.collect::<Result<Vec<_>, _>>()
         };
-        read().map_err(|unexpected| self.link.unexpected(&self.doing, unexpected))
+        read().map_err(|unexpected| self.reading.link.unexpected(&self.reading.doing, unexpected))
     }
 }
 

@@ -12,6 +12,7 @@ use presence_reaper::clock::Clock;
 use presence_reaper::config::{self, Inputs};
 use presence_reaper::policy::entry::EntryId;
 use presence_reaper::policy::outcome::Outcome;
+use presence_reaper::store::audience::Ask;
 use presence_reaper::store::connect::Links;
 use presence_reaper::store::{Found, Store};
 use redis::AsyncTypedCommands;
@@ -116,7 +117,7 @@ async fn assert_contract(server: &Server, way: &Way, protocol: &str, layout: Lay
     let link = links.to(config.redis.clone(), Clock::start());
     let store = Store::new(link, hub_source.source.clone(), hub_source.timing);
 
-    let surveyed = store.survey().await.unwrap_or_else(|error| panic!("{context}: {error}"));
+    let surveyed = store.survey(&Ask::default()).await.unwrap_or_else(|error| panic!("{context}: {error}"));
     let seen = surveyed.survey;
     assert_eq!((seen.live(), seen.stale, seen.population()), (3, 4, 7), "{context}");
 

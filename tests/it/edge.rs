@@ -9,6 +9,7 @@ use presence_reaper::config::{Config, File, Inputs, load};
 use presence_reaper::policy::entry::{EntryId, Timestamp};
 use presence_reaper::policy::outcome::Outcome;
 use presence_reaper::policy::survey::Survey;
+use presence_reaper::store::audience::Ask;
 use presence_reaper::store::connect::Link;
 use presence_reaper::store::error::{Error, Kind};
 use presence_reaper::store::evict::{Evicted, Prepared};
@@ -70,12 +71,12 @@ impl Edge {
 
     /// A whole survey; a failure fails the test.
     pub(crate) async fn survey(&self) -> Survey {
-        within(self.store.survey()).await.unwrap_or_else(|error| panic!("{error}")).survey
+        within(self.store.survey(&Ask::default())).await.unwrap_or_else(|error| panic!("{error}")).survey
     }
 
     /// What a survey fails with.
     pub(crate) async fn survey_error(&self) -> Error {
-        within(self.store.survey()).await.map(|_| ()).expect_err("a failure")
+        within(self.store.survey(&Ask::default())).await.map(|_| ()).expect_err("a failure")
     }
 
     /// Waits until the next call dials again, where the last dial failed.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use presence_reaper::policy::entry::{EntryId, Timestamp};
 use presence_reaper::policy::outcome::{Blocked, Outcome};
 use presence_reaper::store::Found;
+use presence_reaper::store::audience::Ask;
 use presence_reaper::store::error::Kind as ErrorKind;
 use presence_reaper::store::evict::WINDOW;
 use redis::Cmd;
@@ -598,10 +599,10 @@ async fn check_refusal(server: &Server, client: &mut MultiplexedConnection, refu
         assert!(stands(client, id).await, "{what:?}");
     }
     // Whatever it says while that lasts, it must say it and not hang.
-    let _ = within(edge.store.survey()).await;
+    let _ = within(edge.store.survey(&Ask::default())).await;
     run(client, refusal.end).await;
 
-    eventually(LONG, async || edge.store.survey().await.is_ok()).await;
+    eventually(LONG, async || edge.store.survey(&Ask::default()).await.is_ok()).await;
     assert_eq!(edge.link.status().connections_opened > before, refusal.drops, "{what:?}");
     assert_eq!(edge.evict(&ids[..2]).await, expected([("c0", Outcome::Evicted), ("c1", Outcome::Evicted)]), "{what:?}");
 }

@@ -10,6 +10,7 @@ use presence_reaper::policy::entry::{EntryId, Timestamp};
 use presence_reaper::policy::ping::Unreadable;
 use presence_reaper::policy::survey::MAX_CANDIDATES;
 use presence_reaper::store::Found;
+use presence_reaper::store::audience::Ask;
 use presence_reaper::store::error::Kind as ErrorKind;
 use presence_reaper::store::status::Purpose;
 use redis::Cmd;
@@ -714,7 +715,7 @@ for_each_server! {
                 edge.store.health().await.unwrap();
                 proxy.set(Mode::CutAfter(1 << (round / 2)));
 
-                match within(edge.store.survey()).await {
+                match within(edge.store.survey(&Ask::default())).await {
                     Ok(surveyed) => {
                         whole += 1;
                         assert_eq!(surveyed.survey.stale, 3_000, "{layout:?}");
@@ -738,10 +739,10 @@ for_each_server! {
         for happening in [&["REPLICAOF 127.0.0.1 1"][..], &["REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"], &[]] {
             put_aged(&mut server.client().await, Layout::Strings, &[10 * MINUTE; 3_000]).await;
             let edge = Edge::at(&proxy.url(), source(Layout::Strings));
-            let before = within(edge.store.survey()).await.unwrap().identity;
+            let before = within(edge.store.survey(&Ask::default())).await.unwrap().identity;
             // Slow enough for something to happen in the middle.
             proxy.set(Mode::Delay(Duration::from_millis(20)));
-            let survey = async { within(edge.store.survey()).await };
+            let survey = async { within(edge.store.survey(&Ask::default())).await };
             let happen = async {
                 sleep(Duration::from_millis(120)).await;
                 match happening {
@@ -761,8 +762,8 @@ for_each_server! {
             assert_eq!(kind, expected, "{happening:?}: {error}");
             proxy.set(Mode::Pass);
             run(&mut server.client().await, &["REPLICAOF NO ONE"]).await;
-            eventually(LONG, async || edge.store.survey().await.is_ok()).await;
-            let after = within(edge.store.survey()).await.unwrap().identity;
+            eventually(LONG, async || edge.store.survey(&Ask::default()).await.is_ok()).await;
+            let after = within(edge.store.survey(&Ask::default())).await.unwrap().identity;
             assert_ne!(after, before, "{happening:?}");
             assert_eq!(after.run_id == before.run_id, !happening.is_empty(), "only a restart is another process");
             assert_ne!(after.replication_id, before.replication_id, "another history each time");
@@ -773,24 +774,24 @@ for_each_server! {
     async fn g9_the_identity_outlives_a_connection_and_no_process(mut server: Server) {
         let edge = Edge::on(&server, source(Layout::Zset));
         let mut client = server.client().await;
-        let first = edge.store.survey().await.unwrap();
+        let first = edge.store.survey(&Ask::default()).await.unwrap();
         assert_eq!(edge.look(&[]).await.identity, first.identity);
         assert!(first.began.server <= first.ended.server && first.began.mono <= first.ended.mono);
         assert_eq!(edge.store.health().await.unwrap().identity, first.identity);
         assert!(edge.store.health().await.unwrap().uptime.is_some());
 
         run(&mut client, &["CLIENT KILL TYPE normal SKIPME yes"]).await;
-        eventually(LONG, async || edge.store.survey().await.is_ok()).await;
-        assert_eq!(edge.store.survey().await.unwrap().identity, first.identity);
+        eventually(LONG, async || edge.store.survey(&Ask::default()).await.is_ok()).await;
+        assert_eq!(edge.store.survey(&Ask::default()).await.unwrap().identity, first.identity);
 
         run(&mut client, &["REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"]).await;
-        eventually(LONG, async || edge.store.survey().await.is_ok()).await;
-        let promoted = edge.store.survey().await.unwrap().identity;
+        eventually(LONG, async || edge.store.survey(&Ask::default()).await.is_ok()).await;
+        let promoted = edge.store.survey(&Ask::default()).await.unwrap().identity;
         assert_eq!(promoted.run_id, first.identity.run_id);
         assert_ne!(promoted.replication_id, first.identity.replication_id);
 
         server.restart().await;
-        eventually(LONG, async || edge.store.survey().await.is_ok()).await;
-        assert_ne!(edge.store.survey().await.unwrap().identity.run_id, promoted.run_id);
+        eventually(LONG, async || edge.store.survey(&Ask::default()).await.is_ok()).await;
+        assert_ne!(edge.store.survey(&Ask::default()).await.unwrap().identity.run_id, promoted.run_id);
     }
 }

@@ -29,8 +29,19 @@ const ROOMS: [Room; 20] = [
     Room {
         name: "main",
         uses: &[
-            "assemble", "check", "cli", "clock", "config", "demo", "logging", "oneshot", "policy", "reaper", "report",
+            "assemble",
+            "check",
+            "cli",
+            "clock",
+            "config",
+            "demo",
+            "logging",
+            "oneshot",
+            "policy",
+            "reaper",
+            "report",
             "service",
+            "store::audience",
         ],
         never: &["prometheus", "redis"],
     },
@@ -55,7 +66,7 @@ const ROOMS: [Room; 20] = [
     },
     Room {
         name: "assemble",
-        uses: &["clock", "config", "policy", "reaper", "store"],
+        uses: &["clock", "config", "policy", "reaper", "store", "text"],
         never: &["async", "clap", "prometheus", "tokio"],
     },
     Room {
@@ -70,7 +81,7 @@ const ROOMS: [Room; 20] = [
     },
     Room {
         name: "oneshot",
-        uses: &["clock", "policy", "reaper"],
+        uses: &["clock", "policy", "reaper", "store::audience"],
         never: &["clap", "prometheus", "redis", "SystemTime"],
     },
     Room {

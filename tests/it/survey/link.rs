@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use presence_reaper::store::audience::Ask;
 use presence_reaper::store::error::Kind as ErrorKind;
 use presence_reaper::store::status::{Failure, Purpose};
 use tokio::net::TcpListener;
@@ -75,14 +76,14 @@ for_each_server! {
         std::fs::write(&file, "s3cret\n").unwrap();
         let redis = format!("url = \"redis://127.0.0.1:{}\"\npassword_file = \"{}\"", server.port(), file.display());
         let edge = Edge::dialling(&redis, source(Layout::Zset));
-        let before = within(edge.store.survey()).await.unwrap();
+        let before = within(edge.store.survey(&Ask::default())).await.unwrap();
 
         let mut client = server.client().await;
         run(&mut client, &["CONFIG SET requirepass n3w", "CLIENT KILL TYPE normal SKIPME yes"]).await;
-        eventually(LONG, async || edge.store.survey().await.is_err_and(|error| error.kind == ErrorKind::Auth)).await;
+        eventually(LONG, async || edge.store.survey(&Ask::default()).await.is_err_and(|error| error.kind == ErrorKind::Auth)).await;
         std::fs::write(&file, "n3w\r\n").unwrap();
 
-        eventually(LONG, async || edge.store.survey().await.is_ok()).await;
+        eventually(LONG, async || edge.store.survey(&Ask::default()).await.is_ok()).await;
         assert_eq!(edge.store.health().await.unwrap().identity, before.identity);
     }
 
@@ -112,7 +113,7 @@ for_each_server! {
         }
         run(&mut client, &["REPLICAOF NO ONE"]).await;
 
-        eventually(LONG, async || edge.store.survey().await.is_ok()).await;
+        eventually(LONG, async || edge.store.survey(&Ask::default()).await.is_ok()).await;
     }
 
     /// A stopped server costs the time set for a reply, the next dial the time set for that, and a moment later nothing.
@@ -137,7 +138,7 @@ for_each_server! {
         assert!(status.requests[Purpose::Info.index()].failures[Failure::Timeout.index()] >= 1);
         server.cont();
         edge.wait_for_redial().await;
-        eventually(LONG, async || edge.store.survey().await.is_ok()).await;
+        eventually(LONG, async || edge.store.survey(&Ask::default()).await.is_ok()).await;
         assert!(edge.link.status().up);
     }
 
@@ -163,7 +164,7 @@ for_each_server! {
         drop(listener);
 
         server.restart().await;
-        eventually(Duration::from_secs(30), async || edge.store.survey().await.is_ok()).await;
+        eventually(Duration::from_secs(30), async || edge.store.survey(&Ask::default()).await.is_ok()).await;
     }
 
     /// A network that swallows everything is noticed by the reply that does not come; a new connection finds it healed.
@@ -179,7 +180,7 @@ for_each_server! {
         }
         proxy.set(Mode::Pass);
 
-        eventually(LONG, async || edge.store.survey().await.is_ok()).await;
+        eventually(LONG, async || edge.store.survey(&Ask::default()).await.is_ok()).await;
         assert_eq!(edge.link.status().connections_opened, 2);
     }
 
@@ -189,11 +190,12 @@ for_each_server! {
         let edge = Edge::on(&server, source(Layout::Zset));
         let ids = put_aged(&mut server.client().await, Layout::Zset, &[MINUTES_10; 50]).await;
         for patience in [0, 50, 200, 1_000] {
-            let _ = tokio::time::timeout(Duration::from_micros(patience), edge.store.survey()).await;
+            let _ = tokio::time::timeout(Duration::from_micros(patience), edge.store.survey(&Ask::default())).await;
         }
         let opened = edge.link.status().connections_opened.max(1);
 
-        let surveys = (0..20).map(|_| edge.store.survey());
+        let ask = Ask::default();
+        let surveys = (0..20).map(|_| edge.store.survey(&ask));
         let looks = (0..20).map(|_| edge.store.look(&ids));
         let (surveys, looks) = tokio::join!(all(surveys), all(looks));
 
