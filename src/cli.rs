@@ -190,7 +190,7 @@ struct SettingArgs {
     /// error, warn, info, debug or trace [env: PRESENCE_REAPER_LOG__LEVEL]
     #[arg(long, value_name = "LEVEL", help_heading = "Settings")]
     log_level: Option<String>,
-    /// text or json [env: PRESENCE_REAPER_LOG__FORMAT]
+    /// auto, text, json or journald [env: PRESENCE_REAPER_LOG__FORMAT]
     #[arg(long, value_name = "FORM", help_heading = "Settings")]
     log_format: Option<String>,
 

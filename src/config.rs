@@ -225,7 +225,12 @@ fn address(text: &str) -> Result<Option<SocketAddr>, Mistake> {
 }
 
 fn log(mut table: Table, notes: &mut Notes) -> logging::Settings {
-    let formats = [("text", logging::Format::Text), ("json", logging::Format::Json)];
+    let formats = [
+        ("auto", logging::Format::Auto),
+        ("text", logging::Format::Text),
+        ("json", logging::Format::Json),
+        ("journald", logging::Format::Journald),
+    ];
     let levels = [
         ("error", Level::ERROR),
         ("warn", Level::WARN),

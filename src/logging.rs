@@ -1,14 +1,18 @@
 //! What the program says on stderr while it runs.
 
 use std::fmt;
-use std::io::{self, IsTerminal};
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 
-use tracing::{Level, Subscriber};
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::Targets;
-use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::format::{self, Writer};
 use tracing_subscriber::fmt::time::FormatTime;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
 use crate::clock::Clock;
@@ -25,21 +29,36 @@ pub struct Settings {
 /// The form of a log line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
-    /// A line for a person.
+    /// For the journal where stderr leads there, else text.
     #[default]
+    Auto,
+    /// A line for a person.
     Text,
     /// A JSON object.
     Json,
+    /// For the journal, which knows the time: the priority as it reads it, and the text.
+    Journald,
 }
 
-/// From now on what is said goes to stderr. Called once, by `main`.
+/// From now on what is said goes to stderr, with colours where they are wanted and the form has some. Called once, by
+/// `main`.
 ///
 /// # Errors
 /// It was called before.
-pub fn init(settings: &Settings) -> Result<(), TryInitError> {
-    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let colors = io::stderr().is_terminal() && !no_color;
-    subscriber(settings, colors, io::stderr).try_init()
+pub fn init(settings: &Settings, colors: bool) -> Result<(), TryInitError> {
+    let format = match settings.format {
+        Format::Auto if leads_to_journal() => Format::Journald,
+        format => format,
+    };
+    subscriber(&Settings { format, ..settings.clone() }, colors, io::stderr).try_init()
+}
+
+/// Whether stderr is the stream to the journal that systemd gave us. The variable alone says nothing: it stays in the
+/// environment of a child whose stderr leads elsewhere.
+pub fn leads_to_journal() -> bool {
+    let stderr = || io::stderr().as_fd().try_clone_to_owned().and_then(|stderr| File::from(stderr).metadata());
+    let Some(named) = std::env::var_os("JOURNAL_STREAM") else { return false };
+    stderr().is_ok_and(|stderr| named.to_str() == Some(&format!("{}:{}", stderr.dev(), stderr.ino())))
 }
 
 fn subscriber<W>(settings: &Settings, colors: bool, writer: W) -> Box<dyn Subscriber + Send + Sync>
@@ -47,20 +66,51 @@ where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     // A line that can't be written is lost: telling so on the same stderr would panic where that is closed.
-    let lines = tracing_subscriber::fmt::layer()
-        .with_writer(writer)
-        .with_timer(Utc)
-        .with_target(false)
-        .with_ansi(colors)
-        .log_internal_errors(false);
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer).log_internal_errors(false);
     let lines = match settings.format {
-        Format::Text => lines.boxed(),
+        Format::Auto | Format::Text => lines.with_timer(Utc).with_target(false).with_ansi(colors).boxed(),
         Format::Json => {
-            let lines = lines.json().flatten_event(true).with_current_span(false).with_span_list(false);
-            lines.with_ansi(false).boxed()
+            let lines = lines.with_timer(Utc).with_target(false).with_ansi(false);
+            lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
         }
+        Format::Journald => lines.with_ansi(false).event_format(ForJournal::new()).boxed(),
     };
     Box::new(tracing_subscriber::registry().with(lines.with_filter(filter(settings.level))))
+}
+
+/// Lines as the journal takes them from stderr: `<N>`, the priority of syslog, before each; neither time nor level,
+/// for it keeps both itself.
+struct ForJournal {
+    text: format::Format<format::Full, ()>,
+}
+
+impl ForJournal {
+    fn new() -> Self {
+        Self { text: format::format().without_time().with_target(false).with_level(false) }
+    }
+}
+
+impl<S, N> FormatEvent<S, N> for ForJournal
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let mut text = String::new();
+        self.text.format_event(context, Writer::new(&mut text), event)?;
+        write!(writer, "{}", for_journal(*event.metadata().level(), &text))
+    }
+}
+
+/// Each line of a text with its priority before it.
+pub fn for_journal(level: Level, text: &str) -> String {
+    let priority = match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        Level::DEBUG | Level::TRACE => 7,
+    };
+    text.lines().map(|line| format!("<{priority}>{line}\n")).collect()
 }
 
 /// Our own words at `level`. Others may only warn; the client of Redis not even that, for every failure it meets comes
@@ -138,6 +188,18 @@ mod tests {
         assert_eq!(object["evicted"], 3);
         assert!(object["timestamp"].as_str().unwrap().ends_with('Z'), "{line}");
         assert_eq!(object.as_object().unwrap().len(), 5, "{line}");
+    }
+
+    #[test]
+    fn the_journal_gets_the_priority_and_no_time() {
+        let speak = || {
+            info!(source = "hub", evicted = 3, "swept");
+            warn!("wrong\n  hint: mend it");
+            error!("e");
+            debug!("d");
+        };
+        let expected = "<6>swept source=\"hub\" evicted=3\n<4>wrong\n<4>  hint: mend it\n<3>e\n<7>d\n";
+        assert_eq!(said(Format::Journald, Level::DEBUG, true, speak), expected);
     }
 
     #[test]

@@ -94,7 +94,7 @@ fn configure(cli: &Cli) -> Result<Config, Exit> {
 // === the daemon ===
 
 async fn serve(config: Config, mode: Mode) -> Exit {
-    if let Err(error) = logging::init(&config.log) {
+    if let Err(error) = logging::init(&config.log, colors()) {
         complain(&error);
         return Exit::Failed;
     }
@@ -164,7 +164,7 @@ async fn once(config: &Config, release: Release, max: Option<u64>, output: Outpu
 /// A single run has a report; the log speaks only of what the report can't say, unless it was asked to say more.
 fn begin_single_run(config: &Config) {
     let level = if config.log.level > Level::INFO { config.log.level } else { Level::ERROR };
-    if let Err(error) = logging::init(&logging::Settings { level, ..config.log.clone() }) {
+    if let Err(error) = logging::init(&logging::Settings { level, ..config.log.clone() }, colors()) {
         complain(&error);
     }
     config.warnings.iter().for_each(|warning| say(&format_args!("warning: {warning}")));
@@ -240,6 +240,10 @@ fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Exit {
         }
         _ => Exit::Done,
     }
+}
+
+fn colors() -> bool {
+    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 fn complain(error: &dyn Display) {

@@ -55,7 +55,7 @@ fn the_smallest_file_gets_every_default() {
     assert_eq!(config.redis.connect_timeout, Duration::from_secs(2));
     assert_eq!(config.redis.response_timeout, Duration::from_secs(1));
     assert_eq!(config.server.listen, ["127.0.0.1:19121".parse().unwrap()]);
-    assert_eq!((config.log.format, config.log.level), (logging::Format::Text, Level::INFO));
+    assert_eq!((config.log.format, config.log.level), (logging::Format::Auto, Level::INFO));
     let [hub] = config.sources.as_slice() else { panic!("one source") };
     assert_eq!(hub.timing.threshold, Duration::from_secs(300));
     assert_eq!(hub.timing.heartbeat_interval, Duration::from_secs(30));
