@@ -287,7 +287,7 @@ impl Cli {
             }
         };
         given.check_source()?;
-        Ok(Self { task, config: given.config, flags: config::Flags { settings: given.settings } })
+        Ok(Self { task, config: given.config, flags: config::Flags { settings: given.settings, ..Default::default() } })
     }
 }
 

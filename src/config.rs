@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tracing::Level;
@@ -38,6 +39,9 @@ const MAX_LISTENERS: usize = 16;
 /// Where the endpoints listen unless told otherwise: the state of a deleter is nobody's business.
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 19121);
 
+/// The variable that names the file where no flag does.
+pub const FILE_VARIABLE: &str = "PRESENCE_REAPER_CONFIG";
+
 /// The tables whose scalars a variable can set: `PRESENCE_REAPER_REDIS__URL`.
 const ENVIRONMENT_TABLES: [&str; 4] = ["redis", "server", "log", "guard"];
 
@@ -65,6 +69,8 @@ pub struct File {
 pub struct Flags {
     /// Each flag that was given.
     pub settings: Vec<Setting>,
+    /// The sources to keep, by name; all, if none is named.
+    pub sources: Vec<String>,
 }
 
 /// One flag: the setting it stands for, and its value.
@@ -119,17 +125,27 @@ pub struct SourceConfig {
     pub dry_run: bool,
 }
 
+/// The file that [`FILE_VARIABLE`] names.
+pub fn file_of(environment: &[(OsString, OsString)]) -> Option<PathBuf> {
+    let named = environment.iter().find(|(name, value)| name == FILE_VARIABLE && !value.is_empty());
+    named.map(|(_, path)| PathBuf::from(path))
+}
+
 /// Checks everything and reports every mistake at once. Pure: reads no file and no variable by itself.
 pub fn load(inputs: Inputs) -> Result<Config, Problems> {
     let file = inputs.file.map_or_else(Parsed::nothing, |file| Parsed::file(&file.name, &file.text));
     let mut tree = file.entries;
     let (strange, mut problems) = tree::add_environment(&mut tree, inputs.environment);
-    tree::add_flags(&mut tree, inputs.flags);
+    let chosen = tree::add_flags(&mut tree, inputs.flags);
 
     let known = known_keys();
     let mut notes = Notes::default();
     let mut config = walk(tree, &mut notes);
     notes.judge_unknown(&known);
+    // In a broken file a source may stand where it could not be read.
+    if file.problems.is_empty() {
+        choose(&mut config.sources, &chosen, &mut notes);
+    }
     notes.warnings.extend(strange.iter().map(|name| unknown_variable(name, &known)));
 
     // What the parser stumbled over was put right by guess, and says nothing more.
@@ -317,6 +333,24 @@ fn warn_about_neighbours(sources: &[SourceConfig], places: &HashMap<String, Plac
             notes.warnings.push(Problem::at(place, mistake));
         }
     }
+}
+
+/// Keeps the sources that are asked for by name. Nothing is said about them beside other mistakes: one of these may be
+/// what keeps the source from being known.
+fn choose(sources: &mut Vec<SourceConfig>, names: &[String], notes: &mut Notes) {
+    if names.is_empty() || !notes.problems.is_empty() || !notes.missing.is_empty() {
+        return;
+    }
+    for name in names.iter().filter(|name| sources.iter().all(|source| *source.source.name != ***name)) {
+        let all: Vec<String> = sources.iter().map(|source| format!("`{}`", source.source.name)).collect();
+        let mistake = Mistake::new(format!("no source is called `{}`", shown(name.as_bytes())));
+        let hint = match all.as_slice() {
+            [only] => format!("the only source is {only}"),
+            all => format!("the sources are {}", all.join(", ")),
+        };
+        notes.problems.push(Problem::at(&Place::Flag("--source"), mistake.hint(hint)));
+    }
+    sources.retain(|source| names.iter().any(|name| *source.source.name == **name));
 }
 
 /// How messages call a source: by its name, else by its number.

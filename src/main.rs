@@ -76,16 +76,18 @@ async fn perform(cli: Cli) -> Exit {
 }
 
 fn configure(cli: &Cli) -> Result<Config, Exit> {
-    let path = cli.config.as_deref().unwrap_or(Path::new(DEFAULT_CONFIG));
+    let environment: Vec<_> = std::env::vars_os().collect();
+    let named = cli.config.clone().or_else(|| config::file_of(&environment));
+    let path = named.as_deref().unwrap_or(Path::new(DEFAULT_CONFIG));
     let file = match std::fs::read_to_string(path) {
         Ok(text) => Some(config::File { name: path.display().to_string(), text }),
-        Err(error) if cli.config.is_none() && error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) if named.is_none() && error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => {
             complain(&format!("{}: {error}", path.display()));
             return Err(Exit::Config);
         }
     };
-    config::load(cli.inputs(file, std::env::vars_os().collect())).map_err(|problems| {
+    config::load(cli.inputs(file, environment)).map_err(|problems| {
         complain(&problems);
         Exit::Config
     })

@@ -26,7 +26,7 @@ fn with(text: &str, environment: &[(&str, &str)], flags: &[Given<'_>]) -> Inputs
     for (flag, table, key, value) in flags {
         settings.push(Setting { flag, table, key, value: value_of(flag, value) });
     }
-    Inputs { environment, flags: Flags { settings }, ..inputs(text) }
+    Inputs { environment, flags: Flags { settings, ..Flags::default() }, ..inputs(text) }
 }
 
 fn value_of(flag: &str, value: &str) -> FlagValue {
@@ -195,6 +195,79 @@ fn variables_of_others_are_passed_over_and_misspelt_ones_warned_about() {
             "variable PRESENCE_REAPER_SOURCE__ZSET: no setting has this name; it is ignored\n  hint: PRESENCE_REAPER_REDIS__URL, for example, is `url` in [redis]; sources stand only in the file",
         ]
     );
+}
+
+/// A good value of each scalar that a variable can set, other than its default.
+const VARIABLES: [(&str, &str, &str); 12] = [
+    ("redis", "url", "redis://elsewhere:7/3"),
+    ("redis", "username", "bob"),
+    ("redis", "password", "secret"),
+    ("redis", "password_file", "/run/secret"),
+    ("redis", "connect_timeout", "7s"),
+    ("redis", "response_timeout", "7s"),
+    ("server", "listen", "off"),
+    ("log", "format", "journald"),
+    ("log", "level", "debug"),
+    ("guard", "reconnect_grace", "7m"),
+    ("guard", "silence_release", "never"),
+    ("guard", "max_evict_rate", "unlimited"),
+];
+
+#[test]
+fn every_scalar_of_the_four_tables_is_set_by_its_variable() {
+    let name = |table: &str, key: &str| format!("PRESENCE_REAPER_{}__{}", table.to_uppercase(), key.to_uppercase());
+    let unset = format!("{:?}", accepted(inputs(HUB)));
+    for (table, key, value) in VARIABLES {
+        let mut environment = vec![(name(table, key), value)];
+        if key == "username" {
+            environment.push((name("redis", "password"), "x"));
+        }
+        let environment: Vec<(&str, &str)> = environment.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+        let config = accepted(with(HUB, &environment, &[]));
+        assert!(config.warnings.is_empty(), "{table}.{key}: {:?}", config.warnings);
+        assert_ne!(format!("{config:?}"), unset, "{table}.{key} makes a difference");
+    }
+    for (table, key) in known_keys().into_iter().filter(|(table, _)| ENVIRONMENT_TABLES.contains(table)) {
+        let name = name(table, key);
+        let said = match load(with(HUB, &[(&name, "\u{1}")], &[])) {
+            Ok(config) => config.warnings,
+            Err(problems) => problems.0,
+        };
+        assert!(said.iter().all(|problem| !problem.what.contains("no setting")), "{name} is read: {said:?}");
+        let from_kubernetes = name.ends_with("_PORT") || name.contains("_SERVICE_");
+        assert!(!from_kubernetes, "{name} is a name that Kubernetes invents");
+    }
+}
+
+#[test]
+fn a_variable_may_name_the_file() {
+    let environment = |value: &str| vec![("PATH".into(), "/bin".into()), (FILE_VARIABLE.into(), value.into())];
+    assert_eq!(file_of(&environment("/x.toml")), Some("/x.toml".into()));
+    assert_eq!(file_of(&environment("")), None, "an empty variable is not set");
+    assert_eq!(accepted(with(HUB, &[(FILE_VARIABLE, "/x.toml")], &[])).warnings, [], "it is no unknown setting");
+}
+
+#[test]
+fn sources_can_be_chosen_by_name() {
+    let text = format!("{HUB}[[source]]\nname = \"conns\"\nkeys = \"conn:{{id}}\"\n");
+    let chosen = |text: &str, names: &[&str]| {
+        let sources = names.iter().map(|&name| name.to_owned()).collect();
+        load(Inputs { flags: Flags { sources, ..Flags::default() }, ..inputs(text) })
+    };
+    let names = |config: Config| config.sources.iter().map(|one| one.source.name.to_string()).collect::<Vec<_>>();
+    assert_eq!(names(chosen(&text, &[]).unwrap()), ["hub", "conns"]);
+    assert_eq!(names(chosen(&text, &["conns"]).unwrap()), ["conns"]);
+    assert_eq!(names(chosen(&text, &["conns", "hub", "hub"]).unwrap()), ["hub", "conns"], "in the file's order");
+    assert_eq!(
+        chosen(&text, &["hub", "cons\n"]).unwrap_err().to_string(),
+        "flag --source: no source is called `cons\\n`\n  hint: the sources are `hub`, `conns`"
+    );
+    assert_eq!(
+        chosen(HUB, &["x"]).unwrap_err().to_string(),
+        "flag --source: no source is called `x`\n  hint: the only source is `hub`"
+    );
+    let wrong = chosen(&format!("{text}nonsense = 1\n"), &["x"]).unwrap_err();
+    assert_eq!(wrong.0.len(), 1, "of a wrong file nothing is concluded: {wrong}");
 }
 
 // === warnings ===

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use toml::de::{DeTable, DeValue};
 
 use super::problem::{Place, Problem};
-use super::{ENVIRONMENT_TABLES, FlagValue, Flags};
+use super::{ENVIRONMENT_TABLES, FILE_VARIABLE, FlagValue, Flags};
 use crate::language::Mistake;
 
 /// What begins the name of every variable of ours.
@@ -150,9 +150,9 @@ pub(super) fn add_environment(
 ) -> (Vec<String>, Vec<Problem>) {
     let (mut strange, mut problems) = (Vec::new(), Vec::new());
     for (name, value) in variables {
-        let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX) && !invented_by_kubernetes(name)) else {
-            continue;
-        };
+        let is_setting =
+            |name: &&str| name.starts_with(PREFIX) && *name != FILE_VARIABLE && !invented_by_kubernetes(name);
+        let Some(name) = name.to_str().filter(is_setting) else { continue };
         let place = Place::Variable(name.to_owned());
         let path = name[PREFIX.len()..].to_ascii_lowercase();
         let Some((table, key)) = path.split_once("__").filter(|(table, _)| ENVIRONMENT_TABLES.contains(table)) else {
@@ -173,8 +173,9 @@ fn invented_by_kubernetes(name: &str) -> bool {
     name.ends_with("_PORT") || name.contains("_PORT_") || name.contains("_SERVICE_")
 }
 
-/// Puts the flags into the tree. A source by flags takes the place of all sources of the file.
-pub(super) fn add_flags(tree: &mut Vec<Entry>, flags: Flags) {
+/// Puts the flags into the tree; gives back the names of the sources to keep. A source by flags takes the place of all
+/// sources of the file.
+pub(super) fn add_flags(tree: &mut Vec<Entry>, flags: Flags) -> Vec<String> {
     let mut source: Vec<Entry> = Vec::new();
     for setting in flags.settings {
         let place = Place::Flag(setting.flag);
@@ -201,6 +202,7 @@ pub(super) fn add_flags(tree: &mut Vec<Entry>, flags: Flags) {
         tree.retain(|entry| entry.key != "source");
         tree.push(Entry { key: "source".to_owned(), place, node: list });
     }
+    flags.sources
 }
 
 /// Puts `node` where `table.key` is, over whatever stood there. A file that wrote something else than a table there
