@@ -8,8 +8,13 @@ use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+pub use clap_complete::Shell;
 
 use crate::config::{self, FlagValue, Setting};
+
+mod manual;
+
+pub use manual::{completions, manual};
 
 /// Read when no `--config` is given, if it exists.
 pub const DEFAULT_CONFIG: &str = "/etc/presence-reaper/reaper.toml";
@@ -23,6 +28,8 @@ pub struct Cli {
     pub config: Option<PathBuf>,
     /// The settings given by flags.
     pub flags: config::Flags,
+    /// When to use colour.
+    pub color: Color,
 }
 
 /// What the program was asked to do.
@@ -32,11 +39,13 @@ pub enum Task {
     Run {
         /// All metrics, no writes.
         dry_run: bool,
+        /// Hide ids in log and `/status`.
+        redact: bool,
     },
     /// Look once, write nothing, report.
     Audit {
         /// How to report.
-        output: Output,
+        report: Report,
         /// Exit 10 when more than this many entries are stale.
         fail_on_stale: Option<u64>,
     },
@@ -47,7 +56,7 @@ pub enum Task {
         /// Evict at most this many entries.
         max: Option<u64>,
         /// How to report.
-        output: Output,
+        report: Report,
         /// Exit 10 when more than this many entries are stale.
         fail_on_stale: Option<u64>,
     },
@@ -63,6 +72,26 @@ pub enum Task {
         /// The server's program; found on the path if none.
         redis_server: Option<PathBuf>,
     },
+    /// Print a script that completes the command line.
+    Completions {
+        /// For this shell.
+        shell: Shell,
+    },
+    /// Print the manual page.
+    Man,
+}
+
+/// What a single run reports, and how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// The form.
+    pub output: Output,
+    /// List live entries too.
+    pub all: bool,
+    /// List at most so many of the stale and of the live; a number that suits the form if none.
+    pub limit: Option<usize>,
+    /// Hide ids.
+    pub redact: bool,
 }
 
 /// The form of a report.
@@ -73,6 +102,31 @@ pub enum Output {
     Text,
     /// One JSON document.
     Json,
+    /// A JSON object a line: each entry as it is read, and a summary at the end.
+    Ndjson,
+}
+
+/// When colour is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless `NO_COLOR` is set.
+    #[default]
+    Auto,
+    /// Whatever is written to.
+    Always,
+    /// Not at all.
+    Never,
+}
+
+impl Color {
+    /// Whether a stream gets colour: one that is a terminal, or not, with `NO_COLOR` set to something, or not.
+    pub fn is_wanted(self, terminal: bool, no_color: bool) -> bool {
+        match self {
+            Self::Auto => terminal && !no_color,
+            Self::Always => true,
+            Self::Never => false,
+        }
+    }
 }
 
 /// The guards that `--release` lifts.
@@ -93,6 +147,9 @@ struct Args {
     one_shot: OneShotArgs,
     #[command(flatten)]
     settings: SettingArgs,
+    /// auto, always or never; auto is on a terminal, unless NO_COLOR is set [default: auto]
+    #[arg(long, value_name = "WHEN", global = true, hide_possible_values = true)]
+    color: Option<Color>,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -112,12 +169,21 @@ struct OneShotArgs {
     /// Evict at most N entries, with --once
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     max: Option<u64>,
-    /// Exit 10 when more than N entries are stale, with --dry-run or --once [default N: 0]
-    #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "0")]
-    fail_on_stale: Option<u64>,
-    /// Form of the report: text or json [default: text]
-    #[arg(short, long, value_name = "FORM", hide_possible_values = true)]
+    /// Form of the report: text, json or ndjson (each entry a line, as it is read) [default: text]
+    #[arg(short, long, value_name = "FORM", help_heading = "Report", hide_possible_values = true)]
     output: Option<Output>,
+    /// List live entries too, with their last pings
+    #[arg(long, help_heading = "Report")]
+    all: bool,
+    /// List at most N stale and N live entries [default: the 100 oldest; with ndjson all]
+    #[arg(long, value_name = "N", help_heading = "Report")]
+    limit: Option<usize>,
+    /// Show a keyed hash in place of each id, in report and log; it can't be reversed, and differs in every run
+    #[arg(long, help_heading = "Report")]
+    redact: bool,
+    /// Exit 10 when more than N entries are stale, with --dry-run or --once [default N: 0]
+    #[arg(long, value_name = "N", help_heading = "Report", num_args = 0..=1, require_equals = true, default_missing_value = "0")]
+    fail_on_stale: Option<u64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -133,6 +199,9 @@ enum Command {
         /// Shadow mode: all metrics and logs, no writes
         #[arg(long)]
         dry_run: bool,
+        /// Show a keyed hash in place of each id, in log and /status
+        #[arg(long)]
+        redact: bool,
         #[command(flatten)]
         settings: SettingArgs,
     },
@@ -154,14 +223,25 @@ enum Command {
         #[arg(long, value_name = "PATH")]
         redis_server: Option<PathBuf>,
     },
+    /// Print a completion script for bash, elvish, fish, powershell or zsh
+    Completions {
+        /// The shell
+        #[arg(value_name = "SHELL", hide_possible_values = true)]
+        shell: Shell,
+    },
+    /// Print the manual page, for `man -l` or a file
+    Man,
 }
 
 /// The flags that stand for settings; they may be given before or behind the subcommand.
 #[derive(clap::Args)]
 struct SettingArgs {
-    /// The configuration [default: /etc/presence-reaper/reaper.toml, if it exists]
+    /// The configuration [env: PRESENCE_REAPER_CONFIG] [default: /etc/presence-reaper/reaper.toml, if it exists]
     #[arg(short, long, value_name = "FILE", help_heading = "Settings")]
     config: Option<PathBuf>,
+    /// Only this source of the configuration; repeatable
+    #[arg(long, value_name = "NAME", help_heading = "Settings")]
+    source: Vec<String>,
     /// redis://[user@]host[:port][/db], rediss:// for TLS, or unix:///path[?db=N]; without a password
     /// [env: PRESENCE_REAPER_REDIS__URL]
     #[arg(long, value_name = "URL", help_heading = "Settings")]
@@ -261,22 +341,26 @@ impl Cli {
     }
 
     fn check(args: Args) -> Result<Self, String> {
-        let Args { one_shot, settings, command } = args;
+        let Args { one_shot, settings, color, command } = args;
         let mut given = settings.given();
         let task = match command {
             None => one_shot.task()?,
-            Some(Command::Run { dry_run, settings }) => {
+            Some(Command::Run { dry_run, redact, settings }) => {
                 one_shot.refuse_beside("run")?;
                 if one_shot.output.is_some() {
                     return Err(NO_REPORT.to_owned());
                 }
                 given.append(settings.given())?;
-                Task::Run { dry_run }
+                Task::Run { dry_run, redact: redact || one_shot.redact }
             }
             Some(Command::Check { output, settings }) => {
                 one_shot.refuse_beside("check")?;
                 given.append(settings.given())?;
-                Task::Check { output: output.or(one_shot.output).unwrap_or_default() }
+                let output = output.or(one_shot.output).unwrap_or_default();
+                if output == Output::Ndjson {
+                    return Err("check writes one answer: text or json".to_owned());
+                }
+                Task::Check { output }
             }
             Some(Command::Demo { clients, redis_server }) => {
                 one_shot.refuse_beside("demo")?;
@@ -285,9 +369,20 @@ impl Cli {
                 }
                 Task::Demo { clients, redis_server }
             }
+            Some(Command::Completions { shell }) => {
+                one_shot.refuse_beside("completions")?;
+                given.refuse_beside("completions")?;
+                Task::Completions { shell }
+            }
+            Some(Command::Man) => {
+                one_shot.refuse_beside("man")?;
+                given.refuse_beside("man")?;
+                Task::Man
+            }
         };
         given.check_source()?;
-        Ok(Self { task, config: given.config, flags: config::Flags { settings: given.settings, ..Default::default() } })
+        let flags = config::Flags { settings: given.settings, sources: given.sources };
+        Ok(Self { task, config: given.config, flags, color: color.unwrap_or_default() })
     }
 }
 
@@ -296,8 +391,8 @@ const NO_REPORT: &str = "the daemon writes no report: --output belongs to --dry-
 impl OneShotArgs {
     /// The task of a command line without a subcommand.
     fn task(self) -> Result<Task, String> {
-        let output = self.output.unwrap_or_default();
-        let fail_on_stale = self.fail_on_stale;
+        let Self { output, all, limit, redact, fail_on_stale, .. } = self;
+        let report = Report { output: output.unwrap_or_default(), all, limit, redact };
         if !self.once && self.max.is_some() {
             return Err("--max belongs to --once".to_owned());
         }
@@ -306,18 +401,23 @@ impl OneShotArgs {
         }
         match (self.dry_run, self.once) {
             (true, true) => Err("--dry-run only looks and --once evicts: give one of them".to_owned()),
-            (true, false) => Ok(Task::Audit { output, fail_on_stale }),
+            (true, false) => Ok(Task::Audit { report, fail_on_stale }),
             (false, true) => {
                 let has = |guard| self.release.contains(&guard);
                 let release = Release { silent: has(Guard::Silent), mass: has(Guard::Mass) };
-                Ok(Task::Once { release, max: self.max, output, fail_on_stale })
+                Ok(Task::Once { release, max: self.max, report, fail_on_stale })
             }
-            (false, false) if fail_on_stale.is_some() => {
-                Err("--fail-on-stale belongs to --dry-run or --once".to_owned())
-            }
-            (false, false) if self.output.is_some() => Err(NO_REPORT.to_owned()),
-            (false, false) => Ok(Task::Run { dry_run: false }),
+            (false, false) if output.is_some() => Err(NO_REPORT.to_owned()),
+            (false, false) => match self.of_a_report().into_iter().find(|(_, given)| *given) {
+                Some((flag, _)) => Err(format!("{flag} belongs to --dry-run or --once")),
+                None => Ok(Task::Run { dry_run: false, redact }),
+            },
         }
+    }
+
+    /// What only a report can heed.
+    fn of_a_report(&self) -> [(&'static str, bool); 3] {
+        [("--fail-on-stale", self.fail_on_stale.is_some()), ("--all", self.all), ("--limit", self.limit.is_some())]
     }
 
     /// A subcommand is a task of its own; the report's form may stand before `check`.
@@ -330,9 +430,9 @@ impl OneShotArgs {
             ("--once", self.once),
             ("--release", !self.release.is_empty()),
             ("--max", self.max.is_some()),
-            ("--fail-on-stale", self.fail_on_stale.is_some()),
+            ("--redact", self.redact && command != "run"),
         ];
-        match given.iter().find(|(_, given)| *given) {
+        match given.into_iter().chain(self.of_a_report()).find(|(_, given)| *given) {
             Some((flag, _)) => Err(format!("{flag} does not go with `{command}`: leave one of the two out")),
             None => Ok(()),
         }
@@ -344,12 +444,13 @@ impl OneShotArgs {
 /// The settings of one place of the command line.
 struct Given {
     config: Option<PathBuf>,
+    sources: Vec<String>,
     settings: Vec<Setting>,
 }
 
 impl SettingArgs {
     fn given(self) -> Given {
-        let mut given = Given { config: self.config, settings: Vec::new() };
+        let mut given = Given { config: self.config, sources: self.source, settings: Vec::new() };
         let once = [
             ("--redis-url", "redis", "url", self.redis_url),
             ("--redis-username", "redis", "username", self.redis_username),
@@ -390,7 +491,12 @@ impl SettingArgs {
 
 impl Given {
     fn is_empty(&self) -> bool {
-        self.config.is_none() && self.settings.is_empty()
+        self.config.is_none() && self.sources.is_empty() && self.settings.is_empty()
+    }
+
+    /// What prints a text of ours heeds no settings.
+    fn refuse_beside(&self, command: &str) -> Result<(), String> {
+        if self.is_empty() { Ok(()) } else { Err(format!("{command} takes no settings: leave them out")) }
     }
 
     /// Adds what stands behind the subcommand; nothing may be given on both sides, for one of them would be lost.
@@ -400,6 +506,7 @@ impl Given {
             return Err(twice("--config"));
         }
         self.config = self.config.take().or(behind.config);
+        self.sources.extend(behind.sources);
         for setting in behind.settings {
             if self.settings.iter().any(|before| before.flag == setting.flag) {
                 return Err(twice(setting.flag));
@@ -449,26 +556,36 @@ mod tests {
         assert!(error.to_string().starts_with(&format!("error: {sentence}\n")), "{line}: {error}");
     }
 
-    const AUDIT: Task = Task::Audit { output: Output::Text, fail_on_stale: None };
+    const TEXT: Report = Report { output: Output::Text, all: false, limit: None, redact: false };
+
+    const AUDIT: Task = Task::Audit { report: TEXT, fail_on_stale: None };
 
     fn once(release: Release, max: Option<u64>) -> Task {
-        Task::Once { release, max, output: Output::Text, fail_on_stale: None }
+        Task::Once { release, max, report: TEXT, fail_on_stale: None }
     }
 
     #[test]
     fn tasks_are_read() {
-        check("", Task::Run { dry_run: false });
-        check("run", Task::Run { dry_run: false });
-        check("run --dry-run", Task::Run { dry_run: true });
+        check("", Task::Run { dry_run: false, redact: false });
+        check("run", Task::Run { dry_run: false, redact: false });
+        check("run --dry-run", Task::Run { dry_run: true, redact: false });
+        for line in ["--redact", "--redact run", "run --redact"] {
+            check(line, Task::Run { dry_run: false, redact: true });
+        }
         check("--dry-run", AUDIT);
-        check("--dry-run -o json --fail-on-stale", Task::Audit { output: Output::Json, fail_on_stale: Some(0) });
-        check("--dry-run --fail-on-stale=7", Task::Audit { output: Output::Text, fail_on_stale: Some(7) });
+        let json = Report { output: Output::Json, ..TEXT };
+        check("--dry-run -o json --fail-on-stale", Task::Audit { report: json, fail_on_stale: Some(0) });
+        check("--dry-run --fail-on-stale=7", Task::Audit { report: TEXT, fail_on_stale: Some(7) });
+        let report = Report { output: Output::Ndjson, all: true, limit: Some(0), redact: true };
+        check("--dry-run -o ndjson --all --limit 0 --redact", Task::Audit { report, fail_on_stale: None });
         check("--once", once(Release::default(), None));
         check("--once --release mass,silent --max 5", once(Release { silent: true, mass: true }, Some(5)));
         check("--once --release silent", once(Release { silent: true, mass: false }, None));
         check("check", Task::Check { output: Output::Text });
         check("check -o json", Task::Check { output: Output::Json });
         check("-o json check", Task::Check { output: Output::Json });
+        check("completions zsh", Task::Completions { shell: Shell::Zsh });
+        check("man", Task::Man);
         check("demo", Task::Demo { clients: 1000, redis_server: None });
         check("demo --clients 30 --redis-server /x", Task::Demo { clients: 30, redis_server: Some("/x".into()) });
     }
@@ -479,6 +596,14 @@ mod tests {
         refused("--release mass", "--release belongs to --once");
         refused("--dry-run --max 1", "--max belongs to --once");
         refused("--fail-on-stale", "--fail-on-stale belongs to --dry-run or --once");
+        refused("--all", "--all belongs to --dry-run or --once");
+        refused("--limit 3", "--limit belongs to --dry-run or --once");
+        refused("--limit 3 run", "--limit does not go with `run`: leave one of the two out");
+        refused("--redact check", "--redact does not go with `check`: leave one of the two out");
+        refused("check -o ndjson", "check writes one answer: text or json");
+        refused("-o ndjson check", "check writes one answer: text or json");
+        refused("--zset a man", "man takes no settings: leave them out");
+        refused("--all completions bash", "--all does not go with `completions`: leave one of the two out");
         refused("-o json", "the daemon writes no report: --output belongs to --dry-run, --once and check");
         refused("-o json run", "the daemon writes no report: --output belongs to --dry-run, --once and check");
         refused("--dry-run run", "write `run --dry-run` for the daemon in shadow, or `--dry-run` alone for one audit");
@@ -502,6 +627,9 @@ mod tests {
             "run --once",
             "check --connect",
             "--release x",
+            "--dry-run --limit -1",
+            "--color blue",
+            "completions tcsh",
             "nonsense",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
@@ -524,6 +652,14 @@ mod tests {
             ]
         );
         assert_eq!(parse("run -c x.toml").unwrap().config, Some("x.toml".into()));
+        assert_eq!(parse("--source a check --source b").unwrap().flags.sources, ["a", "b"]);
+    }
+
+    #[test]
+    fn colour_is_for_terminals_and_a_flag_outranks_the_variable() {
+        let wanted = |line: &str, terminal, no_color| parse(line).unwrap().color.is_wanted(terminal, no_color);
+        assert!(wanted("", true, false) && !wanted("", true, true) && !wanted("", false, false));
+        assert!(wanted("check --color always", false, true) && !wanted("--color never run", true, false));
     }
 
     #[test]
@@ -543,8 +679,11 @@ mod tests {
     fn the_help_names_variables_that_exist() {
         let help = Args::command().render_long_help().to_string();
         let names: Vec<&str> = help.split("[env: ").skip(1).filter_map(|rest| rest.split(']').next()).collect();
-        assert_eq!(names.len(), 10, "{help}");
+        assert_eq!(names.len(), 11, "{help}");
         for name in names {
+            if name == config::FILE_VARIABLE {
+                continue;
+            }
             let environment = vec![(name.into(), "\u{1}".into())];
             let problems = config::load(config::Inputs { environment, ..Default::default() }).map(|_| ()).unwrap_err();
             let wrong = problems.0.iter().any(|problem| problem.place == config::Place::Variable(name.to_owned()));

@@ -7,24 +7,25 @@
 //! | room | its job | may use |
 //! |---|---|---|
 //! | `main` | parses, builds, waits for a signal, exit code | everything |
-//! | [`cli`] | what a person can type | `config` |
+//! | [`cli`] | what a person can type, and the texts made from it: completions, manual | `config` |
 //! | [`config`] | file, environment and flags → one checked configuration | `language`, `policy`, the parts' settings |
 //! | [`language`] | the words, patterns and templates of a source: text → checked values | `policy` |
 //! | [`check`] | what a checked configuration comes to | `config`, `policy`, settings of `store` |
-//! | [`assemble`] | a checked configuration → the reapers of a process | `config`, `reaper`, `store`, `policy`, `clock` |
+//! | [`assemble`] | a checked configuration → the reapers of a process | `config`, `reaper`, `store`, `policy`, `clock`, `text` |
 //! | [`service`] | the daemon with its faces: loops, metrics, endpoints | all of these but `cli` |
 //! | [`daemon`] | the loop: when to survey, when to strike, when to stop; health, and the latest of each source | `reaper`, `policy`, `store`, `clock` |
-//! | [`oneshot`] | the audit and `--once`: survey and strike without the loop | `reaper`, `policy`, `clock` |
+//! | [`oneshot`] | the audit and `--once`: survey and strike without the loop | `reaper`, `policy`, `clock`, an ask of `store` |
 //! | [`reaper`] | one source's survey and strike: the sweep | `policy`, `store`, `clock`, `text` |
 //! | [`policy`] | the rule: plain values in, plain values out | nothing |
-//! | [`store`] | the Redis edge: one database of one master | `policy`, `language`, `clock` |
-//! | [`report`] | what a single run found, as table or JSON; a daemon's `/status` | `policy`, a finding of `reaper`, `text` |
+//! | [`store`] | the Redis edge: one database of one master | `policy`, `language`, `clock`, `text` |
+//! | [`report`] | what a single run found, as tables, JSON or lines; a daemon's `/status` | `policy`, a finding of `reaper`, the naming of `store`, `text` |
+//! | [`output`] | stdout, and the line of stderr that is written over | nothing |
 //! | [`metrics`] | what Prometheus sees | `policy`, a report of `reaper`, a status of `store` |
 //! | [`http`] | the endpoints | nothing |
 //! | [`logging`] | what is said on stderr | `clock` |
 //! | [`demo`] | the program at work on a private server | `assemble`, `config`, `daemon`, `reaper`, `policy`, `clock` |
 //! | [`clock`] | the process's clocks | `policy` |
-//! | [`text`] | bytes as people read them | nothing |
+//! | [`text`] | bytes as people read them, or with ids hidden; colour | nothing |
 //!
 //! Arrows point inwards: `main → cli, config, service → daemon → reaper → policy ← store`; `language` serves `config` and `store`.
 //!
@@ -51,6 +52,7 @@ pub mod language;
 pub mod logging;
 pub mod metrics;
 pub mod oneshot;
+pub mod output;
 pub mod policy;
 pub mod reaper;
 pub mod report;

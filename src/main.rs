@@ -8,17 +8,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use presence_reaper::assemble::{self, Run};
-use presence_reaper::cli::{Cli, DEFAULT_CONFIG, Output, Release, Task};
+use presence_reaper::cli::{self, Cli, DEFAULT_CONFIG, Output, Release, Report, Task};
 use presence_reaper::clock::Clock;
 use presence_reaper::config::{self, Config};
+use presence_reaper::output::{self, StatusLine, Written};
 use presence_reaper::policy::duration::in_words;
 use presence_reaper::policy::guard::Lifted;
+use presence_reaper::policy::survey::{LISTED, Order, Wanted};
 use presence_reaper::reaper::{Finding, Mode};
 use presence_reaper::service::Service;
-use presence_reaper::store::audience::Ask;
+use presence_reaper::store::audience::{Ask, Audience, Count, Page};
+use presence_reaper::text::{Paint, Redaction};
 use presence_reaper::{check, demo, logging, oneshot, report};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::Level;
 
 /// How the process ends. The numbers are a contract; an unknown one is a failure.
@@ -59,19 +64,24 @@ fn main() -> ExitCode {
 }
 
 async fn perform(cli: Cli) -> Exit {
-    if let Task::Demo { clients, redis_server } = cli.task {
-        return show(clients, redis_server).await;
+    match cli.task {
+        Task::Demo { clients, redis_server } => return show(clients, redis_server).await,
+        Task::Completions { shell } => return print(|out| out.write_all(&cli::completions(shell))),
+        Task::Man => return print(|out| out.write_all(&cli::manual()?)),
+        _ => {}
     }
-    let config = match configure(&cli) {
-        Ok(config) => config,
+    let (config, manner) = match configure(&cli).and_then(|config| Ok((config, Manner::of(&cli)?))) {
+        Ok(both) => both,
         Err(exit) => return exit,
     };
     match cli.task {
         Task::Check { output } => checked(&config, output),
-        Task::Run { dry_run } => serve(config, if dry_run { Mode::DryRun } else { Mode::Evict }).await,
-        Task::Audit { output, fail_on_stale } => audit(&config, output, fail_on_stale).await,
-        Task::Once { release, max, output, fail_on_stale } => once(&config, release, max, output, fail_on_stale).await,
-        Task::Demo { .. } => Exit::Done,
+        Task::Run { dry_run, .. } => serve(config, if dry_run { Mode::DryRun } else { Mode::Evict }, manner).await,
+        Task::Audit { report, fail_on_stale } => audit(&config, report, fail_on_stale, manner).await,
+        Task::Once { release, max, report, fail_on_stale } => {
+            once(&config, release, max, report, fail_on_stale, manner).await
+        }
+        Task::Demo { .. } | Task::Completions { .. } | Task::Man => Exit::Done,
     }
 }
 
@@ -93,16 +103,45 @@ fn configure(cli: &Cli) -> Result<Config, Exit> {
     })
 }
 
+/// How a run speaks: which streams get colour, and what hides ids.
+struct Manner {
+    stdout_colors: bool,
+    stderr_colors: bool,
+    redaction: Option<Arc<Redaction>>,
+}
+
+impl Manner {
+    fn of(cli: &Cli) -> Result<Self, Exit> {
+        let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let colors = |terminal| cli.color.is_wanted(terminal, no_color);
+        let redact = match cli.task {
+            Task::Run { redact, .. } => redact,
+            Task::Audit { report, .. } | Task::Once { report, .. } => report.redact,
+            _ => false,
+        };
+        let redaction = redact.then(Redaction::random).transpose().map_err(|error| {
+            complain(&format!("no random key for --redact: {error}"));
+            Exit::Failed
+        })?;
+        Ok(Self {
+            stdout_colors: colors(io::stdout().is_terminal()),
+            stderr_colors: colors(io::stderr().is_terminal()),
+            redaction: redaction.map(Arc::new),
+        })
+    }
+}
+
 // === the daemon ===
 
-async fn serve(config: Config, mode: Mode) -> Exit {
-    if let Err(error) = logging::init(&config.log, colors()) {
+async fn serve(config: Config, mode: Mode, manner: Manner) -> Exit {
+    if let Err(error) = logging::init(&config.log, manner.stderr_colors) {
         complain(&error);
         return Exit::Failed;
     }
     let stop = stop_on_signal();
     let clock = Clock::start();
-    let (links, reapers) = assemble::reapers(&config, &Run::unlimited(mode), clock);
+    let (links, reapers) =
+        assemble::reapers(&config, &Run { redaction: manner.redaction, ..Run::unlimited(mode) }, clock);
     let service = match Service::bind(&config, links, &reapers, clock).await {
         Ok(service) => service,
         Err(error) => {
@@ -140,66 +179,163 @@ fn stop_on_signal() -> CancellationToken {
 
 // === single runs ===
 
-async fn audit(config: &Config, output: Output, fail_on_stale: Option<u64>) -> Exit {
-    begin_single_run(config);
+async fn audit(config: &Config, report: Report, fail_on_stale: Option<u64>, manner: Manner) -> Exit {
+    begin_single_run(config, &manner);
     let stop = stop_on_signal();
     let clock = Clock::start();
-    let (_links, reapers) = assemble::reapers(config, &Run::unlimited(Mode::DryRun), clock);
-    let findings = oneshot::audit(reapers, Ask::default(), stop).await;
-    conclude(true, &findings, clock, output, fail_on_stale)
+    let run = Run { redaction: manner.redaction, ..Run::unlimited(Mode::DryRun) };
+    let (_links, reapers) = assemble::reapers(config, &run, clock);
+    // Nobody reads on; only the exit code may still be waited for.
+    let enough = if fail_on_stale.is_none() { stop.clone() } else { CancellationToken::new() };
+    let telling = Telling::begin(report, clock, enough);
+    let findings = oneshot::audit(reapers, telling.ask.clone(), stop).await;
+    conclude(true, &findings, telling, fail_on_stale, manner.stdout_colors).await
 }
 
-async fn once(config: &Config, release: Release, max: Option<u64>, output: Output, fail_on_stale: Option<u64>) -> Exit {
-    begin_single_run(config);
+async fn once(
+    config: &Config,
+    release: Release,
+    max: Option<u64>,
+    report: Report,
+    fail_on_stale: Option<u64>,
+    manner: Manner,
+) -> Exit {
+    begin_single_run(config, &manner);
     let stop = stop_on_signal();
     let clock = Clock::start();
     let lifted = Lifted { silent: release.silent, mass: release.mass };
-    let run = Run { mode: Mode::Evict, lifted, max, redaction: None };
+    let run = Run { mode: Mode::Evict, lifted, max, redaction: manner.redaction };
     let (_links, reapers) = assemble::reapers(config, &run, clock);
-    let findings = oneshot::once(reapers, Ask::default(), clock, stop, tell_waiting()).await;
-    match conclude(false, &findings, clock, output, fail_on_stale) {
+    // A reader who leaves does not call off what was asked for.
+    let telling = Telling::begin(report, clock, CancellationToken::new());
+    let waiting = tell_waiting(Arc::clone(&telling.line));
+    let findings = oneshot::once(reapers, telling.ask.clone(), clock, stop, waiting).await;
+    match conclude(false, &findings, telling, fail_on_stale, manner.stdout_colors).await {
         Exit::Done | Exit::Stale if findings.iter().any(Finding::is_held) => Exit::Held,
         exit => exit,
     }
 }
 
 /// A single run has a report; the log speaks only of what the report can't say, unless it was asked to say more.
-fn begin_single_run(config: &Config) {
+fn begin_single_run(config: &Config, manner: &Manner) {
     let level = if config.log.level > Level::INFO { config.log.level } else { Level::ERROR };
-    if let Err(error) = logging::init(&logging::Settings { level, ..config.log.clone() }, colors()) {
+    if let Err(error) = logging::init(&logging::Settings { level, ..config.log.clone() }, manner.stderr_colors) {
         complain(&error);
     }
-    config.warnings.iter().for_each(|warning| say(&format_args!("warning: {warning}")));
+    config.warnings.iter().for_each(|warning| warn(warning));
+}
+
+/// A single run while it speaks: what its report asks of the surveys, the lines that are written meanwhile, and what a
+/// terminal is told of the progress.
+struct Telling {
+    report: Report,
+    clock: Clock,
+    ask: Ask,
+    line: Arc<StatusLine>,
+    lines: Option<JoinHandle<Written>>,
+    _progress: Option<AbortOnDropHandle<()>>,
+}
+
+impl Telling {
+    /// `enough` is cancelled when nobody reads the lines any more.
+    fn begin(report: Report, clock: Clock, enough: CancellationToken) -> Self {
+        let as_read = report.output == Output::Ndjson;
+        let (order, limit) = if as_read { (Order::AsRead, usize::MAX) } else { (Order::OldestFirst, LISTED) };
+        let limit = report.limit.unwrap_or(limit);
+        let wanted = Wanted { candidates: true, live: report.all, limit, order };
+        let (audience, lines) = if as_read {
+            let (audience, pages) = Audience::listening();
+            let write = move || output::write_as_it_comes(pages, write_page, || enough.cancel());
+            (audience, Some(tokio::task::spawn_blocking(write)))
+        } else {
+            (Audience::default(), None)
+        };
+        let line = Arc::new(StatusLine::default());
+        // Lines on the same terminal show by themselves that something goes on.
+        let is_seen = StatusLine::is_seen() && !(as_read && io::stdout().is_terminal());
+        let progress = is_seen
+            .then(|| AbortOnDropHandle::new(tokio::spawn(tell_progress(Arc::clone(&line), audience.count(), clock))));
+        Self { report, clock, ask: Ask { wanted, audience }, line, lines, _progress: progress }
+    }
+
+    /// No survey goes on any more: the last line is written, and how that went.
+    async fn end(self) -> Written {
+        let Self { ask, line, lines, _progress, .. } = self;
+        drop((ask, _progress));
+        line.clear();
+        match lines {
+            Some(lines) => lines.await.unwrap_or_else(|error| Written::Failed(io::Error::other(error))),
+            None => Written::Whole,
+        }
+    }
+}
+
+fn write_page(page: Page, out: &mut dyn Write) -> io::Result<()> {
+    page.entries.iter().try_for_each(|named| report::write_entry(&page.naming, named, out))
+}
+
+/// How long a survey may take before anybody wonders, and how often its progress is told then.
+const PROGRESS_AFTER: Duration = Duration::from_secs(1);
+const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+
+/// Tells how much was read, as long as more and more is.
+async fn tell_progress(line: Arc<StatusLine>, read: Count, clock: Clock) {
+    let began = clock.now();
+    let mut before = 0;
+    // bound: it is dropped when the surveys have ended
+    loop {
+        tokio::time::sleep(PROGRESS_EVERY).await;
+        let (so_far, took) = (read.get(), clock.now().since(began));
+        if took >= PROGRESS_AFTER && so_far > before {
+            let rate = so_far as f64 / took.as_secs_f64();
+            line.show(&format!("surveying: {so_far} entries so far, {rate:.0}/s"));
+        }
+        before = so_far;
+    }
 }
 
 /// Counts down on stderr: in place on a terminal, else one line a source.
-fn tell_waiting() -> oneshot::Waiting {
+fn tell_waiting(line: Arc<StatusLine>) -> oneshot::Waiting {
     let told = std::sync::Mutex::new(std::collections::HashSet::new());
     Arc::new(move |source: &str, watched: usize, left: Duration| {
         let first = told.lock().is_ok_and(|mut told| told.insert(source.to_owned()));
         let left = in_words(left.max(Duration::from_secs(1)));
-        let line = format!("{source}: {watched} stale; looking again in {left}");
-        if io::stderr().is_terminal() {
-            let _ = write!(io::stderr(), "\r\x1b[K{line}{}", if left == "1s" { "\n" } else { "" });
+        let text = format!("{source}: {watched} stale; looking again in {left}");
+        if StatusLine::is_seen() {
+            line.show(&text);
         } else if first {
-            say(&line);
+            say(&text);
         }
     })
 }
 
-fn conclude(dry_run: bool, findings: &[Finding], clock: Clock, output: Output, fail_on_stale: Option<u64>) -> Exit {
-    let run = report::Run { dry_run, wall: Clock::wall(), mono: clock.now(), findings };
-    let written = print(|out| match output {
-        Output::Text => report::write_text(&run, out),
-        Output::Json => report::write_json(&run, out),
-    });
+async fn conclude(
+    dry_run: bool,
+    findings: &[Finding],
+    telling: Telling,
+    fail_on_stale: Option<u64>,
+    colors: bool,
+) -> Exit {
+    let (report, clock) = (telling.report, telling.clock);
+    let run = report::Run { dry_run, wall: Clock::wall(), mono: clock.now(), all: report.all, findings };
+    let written = match telling.end().await {
+        Written::Whole => output::write_whole(|out| match report.output {
+            Output::Text => report::write_text(&run, Paint { on: colors }, out),
+            Output::Json => report::write_json(&run, out),
+            Output::Ndjson => report::write_summary(&run, out),
+        }),
+        broken_off => broken_off,
+    };
     let failures = findings.iter().filter_map(|finding| finding.failure.as_ref());
     failures.clone().for_each(|error| complain(error));
     let complete = findings.iter().all(Finding::is_complete);
     let stale: u64 = findings.iter().map(Finding::stale).sum();
-    if written == Exit::Failed || failures.count() == findings.len() {
+    let failed = failures.count();
+    // An audit that ended because its reader left is done, whatever it did not come to.
+    let seen_enough = dry_run && matches!(written, Written::ReaderLeft) && fail_on_stale.is_none() && failed == 0;
+    if told(written) == Exit::Failed || failed == findings.len() {
         Exit::Failed
-    } else if !complete {
+    } else if !complete && !seen_enough {
         Exit::Incomplete
     } else if fail_on_stale.is_some_and(|allowed| stale > allowed) {
         Exit::Stale
@@ -209,10 +345,10 @@ fn conclude(dry_run: bool, findings: &[Finding], clock: Clock, output: Output, f
 }
 
 fn checked(config: &Config, output: Output) -> Exit {
-    config.warnings.iter().for_each(|warning| say(&format_args!("warning: {warning}")));
+    config.warnings.iter().for_each(|warning| warn(warning));
     print(|out| match output {
         Output::Text => check::write_text(config, out),
-        Output::Json => check::write_json(config, out),
+        Output::Json | Output::Ndjson => check::write_json(config, out),
     })
 }
 
@@ -232,27 +368,36 @@ async fn show(clients: u32, redis_server: Option<std::path::PathBuf>) -> Exit {
 
 // === speaking ===
 
-/// Writes data to stdout. Whoever closed the pipe has seen enough: that ends quietly.
+/// Writes data to stdout.
 fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Exit {
-    let mut out = io::BufWriter::new(io::stdout().lock());
-    match write(&mut out).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+    told(output::write_whole(write))
+}
+
+/// Whoever closed the pipe has seen enough: that ends quietly.
+fn told(written: Written) -> Exit {
+    match written {
+        Written::Whole | Written::ReaderLeft => Exit::Done,
+        Written::Failed(error) => {
             complain(&format!("writing the report: {error}"));
             Exit::Failed
         }
-        _ => Exit::Done,
     }
 }
 
-fn colors() -> bool {
-    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
-}
-
 fn complain(error: &dyn Display) {
-    say(&format_args!("error: {error}"));
+    speak(Level::ERROR, &format!("error: {error}"));
 }
 
-/// Talk goes to stderr; if that is closed, nobody listens.
-fn say(line: &dyn Display) {
-    let _ = writeln!(io::stderr(), "{line}");
+fn warn(warning: &dyn Display) {
+    speak(Level::WARN, &format!("warning: {warning}"));
+}
+
+fn say(line: &str) {
+    speak(Level::INFO, line);
+}
+
+/// Talk goes to stderr; if that is closed, nobody listens. The journal is told how much it matters.
+fn speak(level: Level, text: &str) {
+    let text = if logging::leads_to_journal() { logging::for_journal(level, text) } else { format!("{text}\n") };
+    let _ = io::stderr().write_all(text.as_bytes());
 }

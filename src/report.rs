@@ -1,20 +1,23 @@
-//! What a single run found, as a table for a person or as one JSON document for a program; and the same document of
-//! a daemon, for its `/status`.
+//! What a single run found: tables for a person, one JSON document for a program, or a line for each entry and a
+//! summary, written while the sources are read. And the JSON document of a daemon, for its `/status`.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
-use std::time::Duration;
 
 use base64::prelude::{BASE64_STANDARD as BASE64, Engine};
 use serde::Serialize;
 
-use crate::policy::duration::in_words;
 use crate::policy::entry::{EntryId, Monotonic, Timestamp};
 use crate::policy::guard::Hold;
 use crate::policy::outcome::Blocked;
 use crate::policy::ping::{Unit, Unreadable};
-use crate::policy::survey::{LISTED, Survey};
+use crate::policy::survey::{Named, Survey};
 use crate::reaper::Finding;
-use crate::text::{quoted, shortened};
+use crate::store::naming::Naming;
+
+mod text;
+
+pub use text::write_text;
 
 /// A single run: what it was, and what it found.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +28,8 @@ pub struct Run<'a> {
     pub wall: Timestamp,
     /// The monotonic clock at that time: holds end by it.
     pub mono: Monotonic,
+    /// Live entries are listed too.
+    pub all: bool,
     /// One for each source, in the order of the configuration.
     pub findings: &'a [Finding],
 }
@@ -51,10 +56,15 @@ const SCHEMA_VERSION: u32 = 1;
 
 #[derive(Serialize)]
 struct Document<S> {
+    /// Only on the last of many lines.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    kind: Option<&'static str>,
     schema_version: u32,
     at: String,
     dry_run: bool,
     complete: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    redacted: bool,
     sources: Vec<S>,
 }
 
@@ -79,8 +89,13 @@ struct SourceDocument<'a> {
     newest_age_ms: Option<i64>,
     oldest_age_ms: Option<i64>,
     ages: Vec<AgeBucket>,
-    listed: usize,
-    stale: Vec<StaleEntry>,
+    listed: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stale: Option<Vec<EntryDocument>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    listed_live: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    live: Option<Vec<EntryDocument>>,
 }
 
 #[derive(Serialize)]
@@ -108,8 +123,9 @@ struct AgeBucket {
     count: u64,
 }
 
+/// One entry of a list.
 #[derive(Serialize)]
-struct StaleEntry {
+struct EntryDocument {
     id: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     id_base64: Option<String>,
@@ -120,30 +136,66 @@ struct StaleEntry {
     age_ms: i64,
 }
 
+/// One entry as a line of its own.
+#[derive(Serialize)]
+struct EntryLine<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    source: &'a str,
+    state: &'static str,
+    #[serde(flatten)]
+    entry: EntryDocument,
+}
+
 /// Writes one JSON document and a line break.
 ///
 /// # Errors
 /// Whatever the writer says; a closed pipe is for the caller to pass over.
 pub fn write_json(run: &Run<'_>, out: &mut dyn Write) -> io::Result<()> {
-    let sources = run.findings.iter().map(|finding| source_document(run, finding)).collect();
-    serde_json::to_writer_pretty(&mut *out, &document(run, sources))?;
+    serde_json::to_writer_pretty(&mut *out, &document(run, None, source_documents(run, true)))?;
     writeln!(out)
 }
 
-fn document<S>(run: &Run<'_>, sources: Vec<S>) -> Document<S> {
+/// Writes a line for one entry, as it was read.
+///
+/// # Errors
+/// Whatever the writer says; a closed pipe is for the caller to pass over.
+pub fn write_entry(naming: &Naming, named: &Named, out: &mut dyn Write) -> io::Result<()> {
+    let entry = entry_document(naming, &named.id, named.last_ping, named.age_ms);
+    let state = if named.stale { "stale" } else { "live" };
+    serde_json::to_writer(&mut *out, &EntryLine { kind: "entry", source: naming.source(), state, entry })?;
+    writeln!(out)
+}
+
+/// Writes the line that follows those of all entries: the JSON document without its lists.
+///
+/// # Errors
+/// Whatever the writer says; a closed pipe is for the caller to pass over.
+pub fn write_summary(run: &Run<'_>, out: &mut dyn Write) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, &document(run, Some("summary"), source_documents(run, false)))?;
+    writeln!(out)
+}
+
+fn document<S>(run: &Run<'_>, kind: Option<&'static str>, sources: Vec<S>) -> Document<S> {
     Document {
+        kind,
         schema_version: SCHEMA_VERSION,
         at: rfc3339(run.wall),
         dry_run: run.dry_run,
         complete: run.is_complete(),
+        redacted: run.findings.iter().any(|finding| finding.naming.is_redacted()),
         sources,
     }
 }
 
-fn source_document<'a>(run: &Run<'_>, finding: &'a Finding) -> SourceDocument<'a> {
+fn source_documents<'a>(run: &Run<'a>, lists: bool) -> Vec<SourceDocument<'a>> {
+    run.findings.iter().map(|finding| source_document(run, finding, lists)).collect()
+}
+
+fn source_document<'a>(run: &Run<'_>, finding: &'a Finding, lists: bool) -> SourceDocument<'a> {
     let survey = finding.survey.as_deref();
     let age = |at: Option<Timestamp>| Some(finding.now?.server.millis_since(at?).max(0));
-    let stale: Vec<StaleEntry> = oldest(finding).map(|(at, id)| stale_entry(finding, at, id)).collect();
+    let list = |stale| oldest(finding, stale).map(|(at, id)| listed(finding, at, id)).collect();
     let outcomes = &finding.outcomes;
     SourceDocument {
         name: &finding.source,
@@ -169,8 +221,12 @@ fn source_document<'a>(run: &Run<'_>, finding: &'a Finding) -> SourceDocument<'a
         newest_age_ms: age(survey.and_then(|survey| survey.newest)),
         oldest_age_ms: age(survey.and_then(|survey| survey.oldest)),
         ages: survey.map(cumulative).unwrap_or_default(),
-        listed: stale.len(),
-        stale,
+        listed: survey.map_or(0, |survey| survey.handed_on_stale + survey.oldest_stale.len() as u64),
+        stale: lists.then(|| list(true)),
+        listed_live: run
+            .all
+            .then(|| survey.map_or(0, |survey| survey.handed_on_live + survey.oldest_live.len() as u64)),
+        live: (lists && run.all).then(|| list(false)),
     }
 }
 
@@ -202,22 +258,32 @@ fn cumulative(survey: &Survey) -> Vec<AgeBucket> {
     sum.collect()
 }
 
-fn oldest(finding: &Finding) -> impl Iterator<Item = (Timestamp, &EntryId)> {
-    finding.survey.iter().flat_map(|survey| &survey.oldest_stale).map(|(at, id)| (*at, id))
+/// The listed entries, those with the oldest last pings first.
+fn oldest(finding: &Finding, stale: bool) -> impl Iterator<Item = (Timestamp, &EntryId)> {
+    let survey = finding.survey.iter();
+    let lists = survey.flat_map(move |survey| if stale { &survey.oldest_stale } else { &survey.oldest_live });
+    lists.map(|(at, id)| (*at, id))
 }
 
-fn stale_entry(finding: &Finding, at: Timestamp, id: &EntryId) -> StaleEntry {
-    let (id_text, id_base64) = json_text(id.name());
-    let (key, key_base64) = json_text(&id.key);
-    let age_ms = finding.now.map_or(0, |now| now.server.millis_since(at));
-    StaleEntry { id: id_text, id_base64, key, key_base64, last_ping: rfc3339(at), age_ms }
+fn listed(finding: &Finding, at: Timestamp, id: &EntryId) -> EntryDocument {
+    let age_ms = finding.now.map_or(0, |now| now.server.millis_since(at)).max(0);
+    entry_document(&finding.naming, id, at, age_ms)
+}
+
+fn entry_document(naming: &Naming, id: &EntryId, at: Timestamp, age_ms: i64) -> EntryDocument {
+    let (id_text, id_base64) = json_text(naming.id(id));
+    let (key, key_base64) = json_text(naming.key(id));
+    EntryDocument { id: id_text, id_base64, key, key_base64, last_ping: rfc3339(at), age_ms }
 }
 
 /// Bytes as JSON text, and beside it in base64 where the text alone would lose some.
-fn json_text(bytes: &[u8]) -> (String, Option<String>) {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => (text.to_owned(), None),
-        Err(_) => (String::from_utf8_lossy(bytes).into_owned(), Some(BASE64.encode(bytes))),
+fn json_text(bytes: Cow<'_, [u8]>) -> (String, Option<String>) {
+    match String::from_utf8(bytes.into_owned()) {
+        Ok(text) => (text, None),
+        Err(error) => {
+            let bytes = error.as_bytes();
+            (String::from_utf8_lossy(bytes).into_owned(), Some(BASE64.encode(bytes)))
+        }
     }
 }
 
@@ -296,7 +362,7 @@ struct StatusSource<'a> {
 pub fn write_status(run: &Run<'_>, turns: &[Turns], standing: &Standing, out: &mut dyn Write) -> io::Result<()> {
     let at = |at: Option<Monotonic>| at.map(|at| rfc3339(run.wall_at(at)));
     let sources = run.findings.iter().zip(turns).map(|(finding, turns)| StatusSource {
-        found: source_document(run, finding),
+        found: source_document(run, finding, true),
         dry_run: finding.dry_run,
         surveying: turns.surveying,
         last_sweep_at: at(turns.swept),
@@ -304,158 +370,11 @@ pub fn write_status(run: &Run<'_>, turns: &[Turns], standing: &Standing, out: &m
         next_survey_at: rfc3339(run.wall_at(turns.next_survey)),
     });
     let document = StatusDocument {
-        run: document(run, sources.collect()),
+        run: document(run, None, sources.collect()),
         version: env!("CARGO_PKG_VERSION"),
         started_at: rfc3339(run.wall_at(Monotonic::default())),
         standing,
     };
     serde_json::to_writer_pretty(&mut *out, &document)?;
     writeln!(out)
-}
-
-// === text ===
-
-/// Columns of the longest bar of a histogram.
-const BAR: u64 = 40;
-
-/// Columns an id may take in the list.
-const ID_COLUMNS: usize = 60;
-
-/// Writes tables for a person.
-///
-/// # Errors
-/// Whatever the writer says; a closed pipe is for the caller to pass over.
-pub fn write_text(run: &Run<'_>, out: &mut dyn Write) -> io::Result<()> {
-    for finding in run.findings {
-        write_source(run, finding, out)?;
-        writeln!(out)?;
-    }
-    Ok(())
-}
-
-fn write_source(run: &Run<'_>, finding: &Finding, out: &mut dyn Write) -> io::Result<()> {
-    let Finding { source, place, timing, .. } = finding;
-    let (threshold, heartbeat) = (in_words(timing.threshold), in_words(timing.heartbeat_interval));
-    writeln!(out, "source {source}: {place}, threshold {threshold}, heartbeat {heartbeat}")?;
-    writeln!(out)?;
-    if let Some(survey) = &finding.survey {
-        write_counts(finding, survey, out)?;
-        write_ages(finding, survey, out)?;
-        write_oldest(finding, survey, out)?;
-    }
-    writeln!(out, "{}", verdict(run, finding))
-}
-
-fn write_counts(finding: &Finding, survey: &Survey, out: &mut dyn Write) -> io::Result<()> {
-    let age = |at: Option<Timestamp>| {
-        let age = finding.now?.server.millis_since(at?).max(0);
-        Some(in_words(Duration::from_millis(age.unsigned_abs())))
-    };
-    let newest = age(survey.newest).map(|age| format!("newest ping {age} ago")).unwrap_or_default();
-    let oldest = age(survey.oldest).filter(|_| survey.stale > 0).map(|age| format!("oldest ping {age} ago"));
-    let why_unreadable = counted(&survey.unreadable, &Unreadable::ALL.map(Unreadable::as_str));
-    let rows = [
-        ("live", survey.live(), newest),
-        ("stale", survey.stale, oldest.unwrap_or_default()),
-        ("future", survey.future, String::new()),
-        ("unreadable", survey.unreadable_total(), why_unreadable),
-    ];
-    for (name, count, remark) in rows {
-        writeln!(out, "{}", format!("  {name:<10} {count:>9}   {remark}").trim_end())?;
-    }
-    let times = counted(&survey.times, &Unit::ALL.map(Unit::as_str));
-    let times = if times.is_empty() { "none" } else { &times };
-    writeln!(out, "  times seen: {times}")?;
-    writeln!(out)
-}
-
-fn counted(counts: &[u64], names: &[&str]) -> String {
-    let seen = names.iter().zip(counts).filter(|(_, count)| **count > 0);
-    seen.map(|(name, count)| format!("{count} {name}")).collect::<Vec<_>>().join(", ")
-}
-
-fn write_ages(finding: &Finding, survey: &Survey, out: &mut dyn Write) -> io::Result<()> {
-    let most = survey.ages.buckets().map(|(_, count)| count).max().unwrap_or(0);
-    if most == 0 {
-        return Ok(());
-    }
-    let last = survey.ages.edges().last().copied().unwrap_or_default();
-    for (edge, count) in survey.ages.buckets() {
-        let label = edge.map_or_else(|| format!("> {}", in_words(last)), |edge| format!("≤ {}", in_words(edge)));
-        let bar = bar(count, most);
-        writeln!(out, "{}", format!("  {label:>10} {count:>9} {bar}").trim_end())?;
-        if edge == Some(finding.timing.threshold) {
-            writeln!(out, "  ---------- threshold")?;
-        }
-    }
-    writeln!(out)
-}
-
-/// A bar in proportion; what is there at all shows.
-fn bar(count: u64, most: u64) -> String {
-    let columns = if count == 0 { 0 } else { (count * BAR / most).max(1) };
-    "█".repeat(usize::try_from(columns).unwrap_or(0))
-}
-
-fn write_oldest(finding: &Finding, survey: &Survey, out: &mut dyn Write) -> io::Result<()> {
-    if survey.oldest_stale.is_empty() {
-        return Ok(());
-    }
-    let of_all = if survey.stale > LISTED as u64 { format!("the {LISTED} oldest of ") } else { String::new() };
-    writeln!(out, "  stale entries ({of_all}{}):", survey.stale)?;
-    writeln!(out, "  {:>8}  {:<24}  id", "age", "last ping")?;
-    for (at, id) in oldest(finding) {
-        let age = finding.now.map_or(0, |now| now.server.millis_since(at)).max(0).unsigned_abs();
-        let age = in_words(Duration::from_millis(age));
-        writeln!(out, "  {age:>8}  {:<24}  {}", rfc3339(at), shortened(id.name(), ID_COLUMNS))?;
-    }
-    writeln!(out)
-}
-
-/// One sentence on what this run did, or what a real one would do, and what holds it back.
-fn verdict(run: &Run<'_>, finding: &Finding) -> String {
-    let name = quoted(finding.source.as_bytes());
-    let unseen = finding.failure.as_ref().map(|_| "was not seen to the end");
-    let cut_short = unseen.or(finding.interrupted.then_some("was interrupted"));
-    if let Some(how) = cut_short {
-        return if finding.dry_run { format!("{name} {how}.") } else { format!("{name} {how}; {}", done(finding)) };
-    }
-    let held = finding.hold.as_ref().map(|hold| {
-        let ends = run.ends_at(hold).map(|at| format!(", at {} at the latest", rfc3339(at))).unwrap_or_default();
-        format!("{}: {}; ends with {}{ends}", hold.state.as_str(), hold.why, hold.ends_with)
-    });
-    let stale = plural(finding.stale(), "stale entry", "stale entries");
-    match (finding.dry_run, finding.stale(), held) {
-        (_, 0, _) => format!("Nothing to evict from {name}."),
-        (true, _, None) => {
-            format!("A real run would evict {stale} from {name}, after a second look; this one wrote nothing.")
-        }
-        (true, _, Some(held)) => format!("A real run would evict none of {stale} from {name} now. It holds: {held}."),
-        (false, _, None) => format!("{name}: {}", done(finding)),
-        (false, _, Some(held)) => format!("{name}: {} It holds: {held}.", done(finding)),
-    }
-}
-
-fn done(finding: &Finding) -> String {
-    let outcomes = &finding.outcomes;
-    let evicted = plural(outcomes.evicted, "entry", "entries");
-    let rest = [
-        (outcomes.spared, "spared by a change in between"),
-        (outcomes.gone, "gone already"),
-        (outcomes.too_late, "too late"),
-        (outcomes.unknown, "unknown, the reply being lost"),
-        (finding.kept_by_grace, "kept by a grace"),
-    ];
-    let rest = rest.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!(", {count} {what}"));
-    let blocked = counted(&outcomes.blocked, &Blocked::ALL.map(Blocked::as_str));
-    let blocked = if blocked.is_empty() { String::new() } else { format!(", blocked: {blocked}") };
-    let companions = match finding.companions_skipped {
-        0 => String::new(),
-        skipped => format!(" ({})", plural(skipped, "companion named no key", "companions named no key")),
-    };
-    format!("evicted {evicted} of {}{}{blocked}{companions}.", finding.stale(), rest.collect::<String>())
-}
-
-fn plural(count: u64, one: &str, many: &str) -> String {
-    format!("{count} {}", if count == 1 { one } else { many })
 }

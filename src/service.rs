@@ -174,7 +174,7 @@ impl Pages for Board {
             .collect();
         let dry_run = seen.iter().all(|seen| seen.finding.dry_run);
         let findings: Vec<_> = seen.into_iter().map(|seen| seen.finding).collect();
-        let run = report::Run { dry_run, wall, mono, findings: &findings };
+        let run = report::Run { dry_run, wall, mono, all: false, findings: &findings };
         let mut document = Vec::new();
         let (_, standing) = self.standing_at(mono, wall);
         report::write_status(&run, &turns, &standing, &mut document).map_err(|error| error.to_string())?;
