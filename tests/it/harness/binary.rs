@@ -92,6 +92,11 @@ impl Binary {
         listening
     }
 
+    /// The bare command, for streams that lead elsewhere than into the harness.
+    pub(crate) fn into_command(self) -> Command {
+        self.command
+    }
+
     /// Runs it to its end, which must come within a minute.
     pub(crate) async fn run(self) -> Finished {
         self.spawn().wait(RUN_LIMIT).await
