@@ -15,8 +15,11 @@ use crate::harness::{Binary, Finished, Hub, Kind, Layout, Server, eventually};
 const HOUR: Duration = Duration::from_secs(3_600);
 const LONG: Duration = Duration::from_secs(30);
 
-/// Timing under which a single run strikes after a moment.
-const SOON: [&str; 4] = ["--threshold", "500ms", "--heartbeat-interval", "50ms"];
+/// Timing under which a run strikes after a moment, and a loaded machine does not look like a silent hub.
+const SOON: [&str; 4] = ["--threshold", "2s", "--heartbeat-interval", "300ms"];
+
+/// What a server has to be up for under that timing; `INFO` tells whole seconds.
+const UP: Duration = Duration::from_millis(3_100);
 
 /// Ids that no line, no terminal and no text can hold as they are.
 const ODD_IDS: [&[u8]; 5] = [b"line\nbreak", b"\x1b[31mred", b"nul\x00byte", b"\xff\xfe", b"\"quoted\" \\"];
@@ -142,7 +145,7 @@ for_each_server! {
         let hub = Hub::new(&server, Layout::Zset);
         let stale = hub.stale(30, HOUR).await;
         let pinging = hub.ping_every(Duration::from_millis(20), &hub.live(3).await);
-        tokio::time::sleep(Duration::from_millis(1_600)).await;
+        tokio::time::sleep(UP).await;
         let run = on_source(&server, &hub.source_flags()).args(["--once", "-o", "ndjson"]).args(SOON).run().await;
         let (entries, summary) = lines(run.assert_code(0));
         assert_eq!(sorted(ids(&entries)), sorted(stale.iter().map(String::as_str)));
@@ -396,7 +399,7 @@ for_each_server! {
                 runs.push(audit.args(["--log-level", "trace"]).run().await);
             }
             assert_eq!(runs[1].json()["redacted"], true);
-            tokio::time::sleep(Duration::from_millis(1_500)).await;
+            tokio::time::sleep(UP).await;
             let once = on_source(&server, &hub.source_flags()).args(["--once", "--redact", "--log-level", "debug"]);
             let once = once.args(SOON).args(["-o", "json"]).run().await;
             assert_eq!(once.assert_code(0).json()["sources"][0]["evicted"], 20, "{layout:?}");
@@ -495,7 +498,7 @@ for_each_server! {
         let stale = hub.stale(30, HOUR).await;
         let live = hub.live(3).await;
         let pinging = hub.ping_every(Duration::from_millis(20), &live);
-        tokio::time::sleep(Duration::from_millis(1_600)).await;
+        tokio::time::sleep(UP).await;
         let once = on_source(&server, &hub.source_flags()).args(["--once", "-o", "ndjson"]).args(SOON);
         let mut child = once.into_command().stdout(closed_pipe()).spawn().unwrap();
         assert_eq!(timeout(LONG, child.wait()).await.unwrap().unwrap().code(), Some(0));
