@@ -26,6 +26,7 @@ struct Source<'a> {
     entries: String,
     database: u16,
     format: &'static str,
+    time_zone: &'a str,
     dry_run: bool,
     threshold_ms: u128,
     heartbeat_interval_ms: u128,
@@ -60,6 +61,7 @@ fn source(config: &SourceConfig) -> Source<'_> {
         entries: source.container.describe(),
         database: config.db,
         format: source.format.as_str(),
+        time_zone: source.time_zone.name(),
         dry_run: config.dry_run,
         threshold_ms: timing.threshold.as_millis(),
         heartbeat_interval_ms: timing.heartbeat_interval.as_millis(),
@@ -94,7 +96,11 @@ pub fn write_text(config: &Config, out: &mut dyn Write) -> io::Result<()> {
         let dry_run = if *dry_run { ", dry run" } else { "" };
         let database = if *db == config.redis.db { String::new() } else { format!(", database {db}") };
         let (entries, format) = (source.container.describe(), source.format.as_str());
-        writeln!(out, "source {}: {entries}{database}, times {format}{dry_run}", source.name)?;
+        let zone = match source.time_zone.name() {
+            "UTC" => String::new(),
+            name => format!(" (without an offset: in {name})"),
+        };
+        writeln!(out, "source {}: {entries}{database}, times {format}{zone}{dry_run}", source.name)?;
         let [threshold, heartbeat, survey, confirm, silent] = [
             timing.threshold,
             timing.heartbeat_interval,

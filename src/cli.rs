@@ -298,6 +298,9 @@ struct SettingArgs {
     /// auto, unix-s, unix-ms, unix-us, unix-ns, dotnet-ticks or iso-8601 [default: auto]
     #[arg(long, value_name = "FORMAT", help_heading = "One source without a file")]
     format: Option<String>,
+    /// IANA name, as in Europe/Berlin, of the zone of iso-8601 times without an offset [default: UTC]
+    #[arg(long, value_name = "ZONE", help_heading = "One source without a file")]
+    time_zone: Option<String>,
     /// The hub stores last ping + DURATION
     #[arg(long, value_name = "DURATION", help_heading = "One source without a file")]
     deadline: Option<String>,
@@ -468,6 +471,7 @@ impl SettingArgs {
             ("--threshold", "source", "threshold", self.threshold),
             ("--heartbeat-interval", "source", "heartbeat_interval", self.heartbeat_interval),
             ("--format", "source", "format", self.format),
+            ("--time-zone", "source", "time_zone", self.time_zone),
             ("--deadline", "source", "deadline", self.deadline),
         ];
         for (flag, table, key, value) in once {
@@ -667,10 +671,10 @@ mod tests {
         let line = "--redis-url rediss://h --redis-username u --redis-password-file f --redis-tls-ca-file a \
                     --redis-tls-cert-file b --redis-tls-key-file c --redis-tls-server-name d --db 1 --listen off --log-level warn \
                     --log-format json --hash h --last-ping value --companion SREM~users~{id} --threshold 1m \
-                    --heartbeat-interval 5s --format unix-s --deadline 1m";
+                    --heartbeat-interval 5s --format iso-8601 --time-zone Europe/Berlin --deadline 1m";
         let words = line.split_whitespace().map(|word| word.replace('~', " ").into());
         let cli = Cli::parse(std::iter::once("presence-reaper".into()).chain(words)).unwrap();
-        assert_eq!(cli.flags.settings.len(), 18);
+        assert_eq!(cli.flags.settings.len(), 19);
         let config = config::load(cli.inputs(None, Vec::new())).unwrap();
         assert_eq!((config.redis.db, config.server.listen, config.sources.len()), (1, vec![], 1));
     }

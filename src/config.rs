@@ -25,6 +25,7 @@ mod reader;
 mod redis;
 mod source;
 mod tree;
+mod zone;
 
 pub use problem::{Place, Problem, Problems};
 use reader::{At, Notes, Table, one_of, unknown_variable};

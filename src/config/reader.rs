@@ -99,7 +99,6 @@ const NOT_YET: &[&str] = &[
     "prefix",
     "id",
     "let",
-    "time_zone",
     "missing",
     "where",
     "unless",

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::problem::Problem;
 use super::reader::{At, Bounds, Notes, Table, boolean, database, duration, one_of, spelt, text};
 use super::tree::{Node, Value};
-use super::{SourceConfig, guard};
+use super::{SourceConfig, guard, zone};
 use crate::language::Mistake;
 use crate::language::action::Action;
 use crate::language::pattern::Pattern;
@@ -16,6 +16,7 @@ use crate::language::value::Value as Stored;
 use crate::policy::guard::{Fit, GOOD_HEARTBEATS, MIN_HEARTBEATS, fit};
 use crate::policy::ping::{Format, Unit};
 use crate::policy::staleness::Timing;
+use crate::policy::zone::Zone;
 
 const THRESHOLDS: Bounds = Bounds {
     least: Duration::from_millis(50),
@@ -62,6 +63,7 @@ pub(super) fn read(
     let container = container(&mut table, notes);
     let last_ping = last_ping(&mut table, container.as_ref(), notes);
     let format = format(&mut table, last_ping.as_ref(), notes);
+    let time_zone = time_zone(&mut table, last_ping.as_ref(), format, notes);
     let deadline = table.get(notes, "deadline", |value| duration(value, &DEADLINES));
     let ignore = table.list(notes, "ignore", false, |text| Pattern::parse(text, "the pattern"));
     let ignore: Vec<Pattern> = ignore.into_iter().flat_map(|list| list.good).map(|read| read.value).collect();
@@ -78,6 +80,7 @@ pub(super) fn read(
             container: container?,
             last_ping: last_ping?,
             format,
+            time_zone,
             deadline: deadline.map_or(Duration::ZERO, |read| read.value),
             ignore,
             companions,
@@ -165,6 +168,25 @@ fn format(table: &mut Table, last_ping: Option<&LastPing>, notes: &mut Notes) ->
                 .hint("leave `format` out: auto finds the unit"))
         }
         format => Ok(format),
+    });
+    read.map(|read| read.value).unwrap_or_default()
+}
+
+/// A number counts from its own zero and has no zone; beside numbers alone the setting would do nothing.
+fn time_zone(table: &mut Table, last_ping: Option<&LastPing>, format: Format, notes: &mut Notes) -> Zone {
+    let read = table.get(notes, "time_zone", |value| {
+        let zone = zone::zone(value)?;
+        match format {
+            _ if last_ping == Some(&LastPing::Score) => Err(Mistake::new("a score is a number and has no zone")
+                .hint("leave it out: numbers count from 1970 (.NET ticks from the year 1) in UTC")),
+            Format::Auto | Format::Fixed(Unit::Iso8601) => Ok(zone),
+            Format::Fixed(Unit::DotnetTicks) => Err(Mistake::new("dotnet-ticks are read as UTC, and no zone applies")
+                .hint("let the hub store DateTime.UtcNow.Ticks; a zone is for iso-8601 without an offset")),
+            Format::Fixed(unit) => {
+                Err(Mistake::new(format!("{} counts from 1970 in UTC and has no zone", unit.as_str()))
+                    .hint("leave it out: a zone is for iso-8601 without an offset"))
+            }
+        }
     });
     read.map(|read| read.value).unwrap_or_default()
 }

@@ -517,7 +517,7 @@ proptest! {
     }
 
     #[test]
-    fn no_setting_makes_it_panic(key in "zset|hash|keys|name|threshold|last_ping|companions|ignore|format|deadline|guard|x", value in r#"[^']{0,40}|[0-9]{1,30}"#, quoted in any::<bool>()) {
+    fn no_setting_makes_it_panic(key in "zset|hash|keys|name|threshold|last_ping|companions|ignore|format|time_zone|deadline|guard|x", value in r#"[^']{0,40}|[0-9]{1,30}"#, quoted in any::<bool>()) {
         let value = if quoted { format!("'{value}'") } else { value };
         let _ = load(inputs(&format!("[[source]]\nname = 'a'\nkeys = 'abc{{id}}'\n{key} = {value}\n[[source]]\n{key} = [{value}]\n")));
     }

@@ -9,8 +9,9 @@ use super::pattern::Pattern;
 use super::template::{Layout, Part, Pointer, Ref, Template};
 use super::value::Value;
 use super::{Mistake, shown};
-use crate::policy::entry::Bytes;
+use crate::policy::entry::{Bytes, Timestamp};
 use crate::policy::ping;
+use crate::policy::zone::Zone;
 
 /// One configured place where entries live, checked.
 #[derive(Clone, Debug)]
@@ -23,6 +24,8 @@ pub struct Source {
     pub last_ping: LastPing,
     /// How the last ping is written.
     pub format: ping::Format,
+    /// Where the last ping was written, if it does not say.
+    pub time_zone: Zone,
     /// The hub stores last ping + this; zero when it stores the last ping itself.
     pub deadline: Duration,
     /// Keys, members or fields that are no entries.
@@ -85,6 +88,11 @@ impl Source {
     /// How the entries are stored.
     pub fn layout(&self) -> Layout {
         self.last_ping.layout(self.container.kind())
+    }
+
+    /// What its times are read against at `now`.
+    pub fn reader(&self, now: Timestamp) -> ping::Reader<'_> {
+        ping::Reader { format: self.format, zone: &self.time_zone, deadline: self.deadline, now }
     }
 
     /// Whether a key, member or field is one that the configuration says is no entry.

@@ -16,3 +16,4 @@ pub mod schedule;
 pub mod staleness;
 pub mod survey;
 pub mod watch;
+pub mod zone;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use jiff::civil::Date;
 
 use super::entry::Timestamp;
+use super::zone::Zone;
 
 /// No hub's last ping is older than 2015-01-01T00:00:00Z; an earlier one is a mistake.
 pub const PLAUSIBLE_FROM: Timestamp = Timestamp::from_millis(1_420_070_400_000);
@@ -16,22 +17,6 @@ pub const PLAUSIBLE_FROM: Timestamp = Timestamp::from_millis(1_420_070_400_000);
 /// No hub's clock is ahead by more than a day; a later last ping is a mistake.
 pub fn plausible_to(now: Timestamp) -> Timestamp {
     now.plus(Duration::from_secs(24 * 60 * 60))
-}
-
-/// The last ping that is stored as `raw`: the time in there less `deadline`, which is zero when the hub stores the last
-/// ping itself.
-pub fn read(raw: Raw<'_>, format: Format, deadline: Duration, now: Timestamp) -> Reading {
-    let reader = Reader { format, deadline, now };
-    match raw {
-        Raw::Absent => Reading::Absent,
-        Raw::Odd => Reading::Unreadable(Unreadable::WrongType),
-        Raw::Score(score) => match Number::from_score(score) {
-            Some(number) => reader.number(number),
-            None => Reading::Unreadable(Unreadable::Implausible),
-        },
-        Raw::Text(text) if text.len() > LONGEST_TEXT => Reading::Unreadable(Unreadable::Unparsable),
-        Raw::Text(text) => reader.text(bare(text)),
-    }
 }
 
 /// The newest of the times that are present; one present but unreadable makes the whole unreadable, since it may be the
@@ -133,7 +118,7 @@ pub enum Unit {
     UnixNs,
     /// 100 ns since the year 1 (.NET `DateTime.Ticks`).
     DotnetTicks,
-    /// ISO 8601 / RFC 3339 text; without a zone it is UTC.
+    /// ISO 8601 / RFC 3339 text, with an offset or in the source's zone.
     Iso8601,
 }
 
@@ -222,14 +207,34 @@ const MOST_DIGITS: usize = 19;
 
 const BILLION: i128 = 1_000_000_000;
 
-/// What one value is read against.
-struct Reader {
-    format: Format,
-    deadline: Duration,
-    now: Timestamp,
+/// What the stored times of a source are read against.
+#[derive(Clone, Copy, Debug)]
+pub struct Reader<'z> {
+    /// How they are written.
+    pub format: Format,
+    /// Where they were written, if they don't say.
+    pub zone: &'z Zone,
+    /// The hub stores last ping + this; zero when it stores the last ping itself.
+    pub deadline: Duration,
+    /// Server time.
+    pub now: Timestamp,
 }
 
-impl Reader {
+impl Reader<'_> {
+    /// The last ping that is stored as `raw`.
+    pub fn read(&self, raw: Raw<'_>) -> Reading {
+        match raw {
+            Raw::Absent => Reading::Absent,
+            Raw::Odd => Reading::Unreadable(Unreadable::WrongType),
+            Raw::Score(score) => match Number::from_score(score) {
+                Some(number) => self.number(number),
+                None => Reading::Unreadable(Unreadable::Implausible),
+            },
+            Raw::Text(text) if text.len() > LONGEST_TEXT => Reading::Unreadable(Unreadable::Unparsable),
+            Raw::Text(text) => self.text(bare(text)),
+        }
+    }
+
     fn text(&self, text: &[u8]) -> Reading {
         if text.is_empty() {
             return Reading::Absent;
@@ -240,11 +245,28 @@ impl Reader {
         match iso_8601(text) {
             Some(_) if !self.format.allows(Unit::Iso8601) => Reading::Unreadable(Unreadable::Unparsable),
             Some(Iso { date, .. }) if date == Date::constant(1, 1, 1) => Reading::Sentinel,
-            Some(Iso { nanos, .. }) => {
-                self.ping(nanos, Unit::Iso8601).unwrap_or(Reading::Unreadable(Unreadable::Implausible))
-            }
+            Some(iso) => self
+                .instant(&iso)
+                .and_then(|nanos| self.ping(nanos, Unit::Iso8601))
+                .unwrap_or(Reading::Unreadable(Unreadable::Implausible)),
             None => Reading::Unreadable(Unreadable::Unparsable),
         }
+    }
+
+    /// What is meant, in nanoseconds since 1970.
+    ///
+    /// Some hubs add their deadline to the instant, others to what the clock shows (.NET's `DateTime.Now.Add`, Python's
+    /// naive `datetime`), and these pass over a change of the clocks without noticing: the later of the two readings.
+    fn instant(&self, iso: &Iso) -> Option<i128> {
+        if let Some(minutes) = iso.offset_minutes {
+            return Some(iso.shown - minutes * 60 * BILLION);
+        }
+        let deadline = i128::try_from(self.deadline.as_nanos()).ok()?;
+        let by_instant = self.zone.instant(iso.shown);
+        if deadline == 0 {
+            return by_instant;
+        }
+        by_instant.max(self.zone.instant(iso.shown - deadline).map(|last_ping| last_ping + deadline))
     }
 
     fn number(&self, number: Number) -> Reading {
@@ -324,11 +346,14 @@ impl Number {
 struct Iso {
     /// The date as written, before any offset.
     date: Date,
-    nanos: i128,
+    /// What the clock showed, in nanoseconds since its own 1970.
+    shown: i128,
+    /// How far that clock is ahead of UTC, if it says so.
+    offset_minutes: Option<i128>,
 }
 
-/// Reads a date, `T` or one blank, a time, and a zone: extended (`2024-01-02T03:04:05.678Z`) or compact
-/// (`20240102T030405+0200`); without a zone it is UTC.
+/// Reads a date, `T` or one blank, a time, and an offset or none: extended (`2024-01-02T03:04:05.678Z`) or compact
+/// (`20240102T030405+0200`).
 ///
 /// Not jiff's parsers, because `civil::DateTime` drops an offset without a word, and both take an hour for a whole time
 /// and a leap second for the second before. Fraction digits beyond the ninth are dropped (they are below 1 ns). A date
@@ -362,8 +387,8 @@ fn iso_8601(text: &[u8]) -> Option<Iso> {
     }
     let date = Date::new(i16::try_from(year).ok()?, i8::try_from(month).ok()?, i8::try_from(day).ok()?).ok()?;
     let midnight = i128::from(date.duration_since(Date::constant(1970, 1, 1)).as_secs());
-    let seconds = midnight + (hour * 60 + minute - offset_minutes) * 60 + second;
-    Some(Iso { date, nanos: seconds * BILLION + fraction })
+    let seconds = midnight + (hour * 60 + minute) * 60 + second;
+    Some(Iso { date, shown: seconds * BILLION + fraction, offset_minutes })
 }
 
 /// What is left to read of a text.
@@ -412,17 +437,21 @@ impl Rest<'_> {
         Some(digits * missing)
     }
 
-    /// Takes `Z`, `±hh`, `±hhmm`, `±hh:mm`, or nothing, which is UTC. No place on earth is further off than 14 hours.
-    fn offset_minutes(&mut self) -> Option<i128> {
-        if self.is_empty() || self.eat(b"Zz").is_some() {
-            return Some(0);
+    /// Takes `Z`, `±hh`, `±hhmm`, `±hh:mm`, or nothing, which says nothing. No place on earth is further off than 14
+    /// hours.
+    fn offset_minutes(&mut self) -> Option<Option<i128>> {
+        if self.is_empty() {
+            return Some(None);
+        }
+        if self.eat(b"Zz").is_some() {
+            return Some(Some(0));
         }
         let sign = if self.eat(b"+-")? == b'-' { -1 } else { 1 };
         let hours = self.digits(2, 2)?;
         let colon = self.eat(b":").is_some();
         let minutes = if colon || !self.is_empty() { self.digits(2, 2)? } else { 0 };
         let total = hours * 60 + minutes;
-        (minutes < 60 && total <= 14 * 60).then_some(sign * total)
+        (minutes < 60 && total <= 14 * 60).then_some(Some(sign * total))
     }
 }
 
@@ -448,6 +477,10 @@ mod tests {
     const WRONG_TYPE: Reading = Reading::Unreadable(Unreadable::WrongType);
     const UNPARSABLE: Reading = Reading::Unreadable(Unreadable::Unparsable);
     const IMPLAUSIBLE: Reading = Reading::Unreadable(Unreadable::Implausible);
+
+    fn read(raw: Raw<'_>, format: Format, deadline: Duration, now: Timestamp) -> Reading {
+        Reader { format, zone: &Zone::UTC, deadline, now }.read(raw)
+    }
 
     fn ping(millis: i64, unit: Unit) -> Reading {
         Reading::Ping { at: Timestamp::from_millis(millis), unit }
@@ -679,6 +712,52 @@ mod tests {
     }
 
     #[test]
+    fn a_time_without_an_offset_is_of_the_zone() {
+        let berlin = zone("Europe/Berlin");
+        let check = |text: &str, format, minutes: u64, expected| {
+            let deadline = Duration::from_secs(60 * minutes);
+            let reader = Reader { format, zone: &berlin, deadline, now: NOW };
+            assert_eq!(reader.read(Raw::Text(text.as_bytes())), expected, "{text} less {deadline:?}");
+        };
+        let hour = 3_600_000;
+        for text in ["2024-01-02T04:04:05", "2024-01-02 04:04:05.000", "20240102T040405", "\"2024-01-02T04:04:05\""] {
+            check(text, Auto, 0, ping(THEN, Iso8601));
+            check(text, Fixed(Iso8601), 0, ping(THEN, Iso8601));
+            check(text, Fixed(UnixS), 0, UNPARSABLE);
+        }
+        check("2024-07-02T05:04:05", Auto, 0, ping(1_719_889_445_000, Iso8601)); // summer
+        check("2024-01-02T04:04", Auto, 0, ping(THEN + 55_000, Iso8601));
+        check("2024-01-01T23:59:60", Auto, 0, ping(THEN - 4 * hour - 245_000, Iso8601));
+        check("2024-01-02T03:04:05Z", Auto, 0, ping(THEN, Iso8601));
+        check("2024-01-02T03:04:05+00", Auto, 0, ping(THEN, Iso8601));
+        check("2024-01-02T06:04:05+03:00", Auto, 0, ping(THEN, Iso8601));
+        check("0001-01-01T00:00:00", Auto, 0, Sentinel);
+        check("9999-12-31T23:59:59.9999999", Auto, 0, IMPLAUSIBLE);
+        check("638397614451234567", Auto, 0, ping(THEN + 124, DotnetTicks));
+        check("1704164645", Auto, 0, ping(THEN, UnixS));
+
+        // The edges of the plausible are instants, whatever the clock shows there.
+        check("2015-01-01T00:59:59.999", Auto, 0, IMPLAUSIBLE);
+        check("2015-01-01T01:00:00", Auto, 0, ping(PLAUSIBLE_FROM.millis(), Iso8601));
+        check("2027-01-16T09:00:00", Auto, 0, ping(NOW.millis() + DAY, Iso8601));
+        check("2027-01-16T09:00:00.001", Auto, 0, IMPLAUSIBLE);
+
+        // Pinged at 01:58 local; five and 65 minutes later by the clock on the wall, and by the instant.
+        let spring = 1_774_745_880_000; // 2026-03-29T00:58Z
+        check("2026-03-29T01:58", Auto, 0, ping(spring + 60_000, Iso8601));
+        check("2026-03-29T02:03:00", Auto, 5, ping(spring, Iso8601));
+        check("2026-03-29T03:03:00", Auto, 5, ping(spring + hour, Iso8601));
+        check("2026-03-29T03:03:00", Auto, 65, ping(spring, Iso8601));
+        check("2026-03-29T04:03:00", Auto, 65, ping(spring + hour, Iso8601));
+        // Pinged at 01:58, before the hour that comes twice. 02:03 is taken for the later one.
+        let autumn = 1_792_886_280_000; // 2026-10-24T23:58Z
+        check("2026-10-25T01:58:00", Auto, 0, ping(autumn, Iso8601));
+        check("2026-10-25T02:03:00", Auto, 5, ping(autumn + hour, Iso8601));
+        check("2026-10-25T03:03:00", Auto, 65, ping(autumn + hour, Iso8601));
+        check("2026-10-25T03:03:00", Auto, 125, ping(autumn, Iso8601));
+    }
+
+    #[test]
     fn scores_are_doubles() {
         let check = |score, format, expected| check_raw(Raw::Score(score), format, Duration::ZERO, expected);
         check(1_704_164_645.0, Auto, ping(THEN, UnixS));
@@ -746,6 +825,10 @@ mod tests {
         let zoned = text.parse::<jiff::Timestamp>();
         let civil = || jiff::tz::TimeZone::UTC.to_timestamp(text.parse::<jiff::civil::DateTime>()?);
         zoned.or_else(|_| civil()).ok().map(jiff::Timestamp::as_nanosecond)
+    }
+
+    fn zone(name: &str) -> Zone {
+        Zone::new(jiff::tz::TimeZoneDatabase::bundled().get(name).unwrap())
     }
 
     /// 2026 to 2200, when the reaper may run.
@@ -831,6 +914,27 @@ mod tests {
             }
         }
 
+        /// The deadline added to the instant, or to what the clock shows.
+        #[test]
+        fn what_was_written_by_the_clock_on_the_wall_is_never_read_older(
+            name in prop::sample::select(&["Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Africa/Casablanca"][..]),
+            now in nows(), since in 0..2 * 366 * DAY, deadline in deadlines(), by_the_wall in any::<bool>(),
+        ) {
+            let zone = zone(name);
+            let rules = jiff::tz::TimeZoneDatabase::bundled().get(name).unwrap();
+            let at = jiff::Timestamp::from_millisecond(now.millis() - since).unwrap();
+            let ahead = jiff::SignedDuration::try_from(deadline).unwrap();
+            let shown =
+                if by_the_wall { rules.to_datetime(at) + ahead } else { rules.to_datetime(at + ahead) };
+            let reader = Reader { format: Auto, zone: &zone, deadline, now };
+            let Reading::Ping { at: found, unit } = reader.read(Raw::Text(shown.to_string().as_bytes())) else {
+                return Err(TestCaseError::fail(format!("{shown} is not read")));
+            };
+            let younger_by = found.millis() - at.as_millisecond();
+            prop_assert!((0..=2 * 3_600_000).contains(&younger_by), "{} is younger by {} ms", shown, younger_by);
+            prop_assert_eq!(unit, Iso8601);
+        }
+
         #[test]
         fn a_score_is_read_back_and_never_older(now in nows(), share in 0.0..1.0, deadline in deadlines()) {
             let from = PLAUSIBLE_FROM.millis();
@@ -851,7 +955,8 @@ mod tests {
         ) {
             let Some(ours) = iso_8601(text.as_bytes()) else { return Ok(()) };
             if let Some(theirs) = jiff(&text) {
-                prop_assert_eq!(ours.nanos, theirs);
+                let minutes = ours.offset_minutes.unwrap_or_default();
+                prop_assert_eq!(ours.shown - minutes * 60 * BILLION, theirs);
             }
         }
 

@@ -11,7 +11,7 @@ use crate::language::action::{Action, Verb};
 use crate::language::source::{Container, LastPing, Source};
 use crate::language::template::{Pointer, Ref};
 use crate::policy::entry::{Bytes, EntryId, Mark, Now, Timestamp};
-use crate::policy::ping::{Raw, read};
+use crate::policy::ping::{self, Raw};
 use crate::policy::survey::{Judged, Survey};
 
 /// What was read of an entry.
@@ -53,7 +53,8 @@ pub(super) fn observe(source: &Source, own: &Own, now: Now, survey: &mut Survey,
 }
 
 fn newest<'r>(source: &Source, raws: impl IntoIterator<Item = Raw<'r>>, now: Timestamp) -> Judged {
-    crate::policy::ping::newest(raws.into_iter().map(|raw| read(raw, source.format, source.deadline, now)))
+    let reader = source.reader(now);
+    ping::newest(raws.into_iter().map(|raw| reader.read(raw)))
 }
 
 fn judge_value(source: &Source, parts: &[Option<Pointer>], value: &[u8], now: Timestamp) -> (Judged, Mark) {
