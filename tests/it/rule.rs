@@ -5,6 +5,7 @@
 
 mod clocks;
 mod living;
+mod local_time;
 mod once;
 mod outage;
 mod pace;
