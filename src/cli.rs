@@ -71,6 +71,8 @@ pub enum Task {
         clients: u32,
         /// The server's program; found on the path if none.
         redis_server: Option<PathBuf>,
+        /// Go on when the story is told, with the endpoints.
+        serve: bool,
     },
     /// Print a script that completes the command line.
     Completions {
@@ -222,6 +224,9 @@ enum Command {
         /// The redis-server to start [default: the one on the path]
         #[arg(long, value_name = "PATH")]
         redis_server: Option<PathBuf>,
+        /// Go on after the story until Ctrl-C, with the endpoints on 127.0.0.1:19121, or another port if that is taken
+        #[arg(long)]
+        serve: bool,
     },
     /// Print a completion script for bash, elvish, fish, powershell or zsh
     Completions {
@@ -365,12 +370,12 @@ impl Cli {
                 }
                 Task::Check { output }
             }
-            Some(Command::Demo { clients, redis_server }) => {
+            Some(Command::Demo { clients, redis_server, serve }) => {
                 one_shot.refuse_beside("demo")?;
                 if one_shot.output.is_some() || !given.is_empty() {
                     return Err("demo runs on a private server and takes no settings but its own".to_owned());
                 }
-                Task::Demo { clients, redis_server }
+                Task::Demo { clients, redis_server, serve }
             }
             Some(Command::Completions { shell }) => {
                 one_shot.refuse_beside("completions")?;
@@ -590,8 +595,9 @@ mod tests {
         check("-o json check", Task::Check { output: Output::Json });
         check("completions zsh", Task::Completions { shell: Shell::Zsh });
         check("man", Task::Man);
-        check("demo", Task::Demo { clients: 1000, redis_server: None });
-        check("demo --clients 30 --redis-server /x", Task::Demo { clients: 30, redis_server: Some("/x".into()) });
+        check("demo", Task::Demo { clients: 1000, redis_server: None, serve: false });
+        let chosen = Task::Demo { clients: 30, redis_server: Some("/x".into()), serve: true };
+        check("demo --clients 30 --redis-server /x --serve", chosen);
     }
 
     #[test]

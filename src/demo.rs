@@ -1,8 +1,9 @@
 //! The program at work, on a private server with simulated hubs: a third of the clients is killed without goodbye, and
-//! the real daemon takes exactly those away while the others ping on.
+//! the real daemon takes exactly those away while the others ping on. Then it ends, or goes on for whoever wants to look.
 
 use std::collections::BTreeSet;
-use std::net::TcpListener;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,10 +19,11 @@ use tokio_util::sync::CancellationToken;
 use crate::assemble::{self, Run};
 use crate::clock::Clock;
 use crate::config;
-use crate::daemon::{self, Health, Observer};
+use crate::daemon::Observer;
 use crate::policy::duration::in_words;
 use crate::policy::entry::Monotonic;
 use crate::reaper::{Mode, Report, Verb};
+use crate::service::{self, Service};
 
 /// What a visitor may choose.
 #[derive(Clone, Debug)]
@@ -30,6 +32,8 @@ pub struct Settings {
     pub clients: u32,
     /// The server's program; the first of [`SERVERS`] on the path if none.
     pub redis_server: Option<PathBuf>,
+    /// Go on when the story is told, endpoints and all.
+    pub serve: bool,
 }
 
 /// Why there was no demonstration.
@@ -55,6 +59,9 @@ pub enum Error {
     /// The demonstration's own configuration was refused: a mistake of ours.
     #[error("{0}")]
     Config(#[from] config::Problems),
+    /// The daemon could not begin.
+    #[error(transparent)]
+    Service(#[from] service::Error),
     /// It did not show what it promises.
     #[error("the demonstration failed: {0}")]
     Wrong(String),
@@ -66,16 +73,32 @@ const INDEX: &str = "presence:online";
 const THRESHOLD: Duration = Duration::from_secs(5);
 const HEARTBEAT: Duration = Duration::from_millis(500);
 
+/// Where the endpoints are, if nobody else is there: as the daemon's by default.
+const PORT: u16 = 19121;
+
+/// Of what goes on when the story is told: how long a hub lives, and how long it is quiet before the next one comes.
+const LIFE: Duration = Duration::from_secs(5);
+
 /// The dead are gone by then; if not, something is wrong.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Tells the story line by line, from the first client to the count at the end.
+/// Tells the story line by line, from the first client to the count at the end; and goes on until `stop`, if asked to.
 ///
 /// # Errors
 /// No server could be started, or the reaper did not do what it promises.
 pub async fn run(settings: Settings, stop: CancellationToken, mut tell: impl FnMut(&str)) -> Result<(), Error> {
     let mut server = Server::start(settings.redis_server).await?;
-    let told = stop.run_until_cancelled(story(&server, settings.clients, &mut tell)).await;
+    let mut stage = Stage {
+        clock: Clock::start(),
+        server: &server,
+        connection: server.connect().await?,
+        watcher: Arc::default(),
+        heartbeats: Heartbeats::default(),
+        reaping: None,
+        tell: &mut tell,
+    };
+    let told = stop.run_until_cancelled(stage.perform(settings.clients, settings.serve)).await;
+    stage.clear().await;
     server.stop().await;
     told.unwrap_or_else(|| {
         tell("Stopped; the private server is gone.");
@@ -83,101 +106,156 @@ pub async fn run(settings: Settings, stop: CancellationToken, mut tell: impl FnM
     })
 }
 
-async fn story(server: &Server, clients: u32, tell: &mut impl FnMut(&str)) -> Result<(), Error> {
-    let clock = Clock::start();
-    let mut say = |line: &str| tell(&format!("{:5.1}s  {line}", clock.now().since_start().as_secs_f64()));
-    say(&format!("a private {} on 127.0.0.1:{}", server.program, server.port));
-
-    let connection = server.connect().await?;
-    let hubs: Vec<Hub> = (1..=HUBS).map(|number| Hub::new(number, clients, connection.clone())).collect();
-    let mut heartbeats = Heartbeats::default();
-    for hub in &hubs {
-        hub.connect_all().await?;
-        heartbeats.start(hub.clone());
-    }
-    say(&format!(
-        "{HUBS} hubs, {clients} clients: each pings every {}, and is stale after {}",
-        in_words(HEARTBEAT),
-        in_words(THRESHOLD)
-    ));
-
-    let watcher = Arc::new(Watcher::default());
-    let reaper = Reaping::start(server.port, clock, Arc::clone(&watcher))?;
-    say("the reaper starts; at first contact every entry has a full threshold of grace");
-    tokio::time::sleep(THRESHOLD + HEARTBEAT * 2).await;
-
-    let [.., killed] = &hubs[..] else { return Err(Error::Wrong("no hubs".into())) };
-    heartbeats.kill(killed.number);
-    let dead = killed.ids.len() as u64;
-    let killed_at = clock.now();
-    say(&format!("hub-{} is killed without goodbye: {dead} clients stay behind as ghosts", killed.number));
-
-    let mut reported = 0;
-    // bound: PATIENCE
-    while reported < dead && clock.now().since(killed_at) < PATIENCE {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        let evicted = watcher.evicted.load(Ordering::Relaxed);
-        if evicted > reported {
-            say(&format!("evicted {} ghosts, {evicted} of {dead} so far", evicted - reported));
-            reported = evicted;
-        }
-    }
-    say("two more heartbeats, to see that nobody else goes");
-    tokio::time::sleep(HEARTBEAT * 2).await;
-    reaper.stop().await;
-    heartbeats.stop().await;
-    summary(&hubs, killed, &watcher, connection, tell).await
+/// Whoever has a part in it, and the narrator.
+struct Stage<'s> {
+    clock: Clock,
+    server: &'s Server,
+    connection: MultiplexedConnection,
+    watcher: Arc<Watcher>,
+    heartbeats: Heartbeats,
+    reaping: Option<Reaping>,
+    tell: &'s mut dyn FnMut(&str),
 }
 
-/// Counts in Redis, not in our own books, who is left.
-async fn summary(
-    hubs: &[Hub],
-    killed: &Hub,
-    watcher: &Watcher,
-    mut connection: MultiplexedConnection,
-    tell: &mut impl FnMut(&str),
-) -> Result<(), Error> {
-    let left: Vec<String> = redis::cmd("ZRANGE").arg(INDEX).arg(0).arg(-1).query_async(&mut connection).await?;
-    let left: BTreeSet<&str> = left.iter().map(String::as_str).collect();
-    let records: Vec<String> = redis::cmd("KEYS").arg("conn:*").query_async(&mut connection).await?;
-    tell("");
-    tell("         clients  still there  evicted");
-    let (mut live_evicted, mut dead_evicted) = (0, 0);
-    for hub in hubs {
-        let there = hub.ids.iter().filter(|id| left.contains(id.as_str())).count();
-        let evicted = hub.ids.len() - there;
-        let fate = if hub.number == killed.number { "killed" } else { "alive" };
-        tell(&format!("hub-{}  {:>9}  {there:>11}  {evicted:>7}  {fate}", hub.number, hub.ids.len()));
-        *(if hub.number == killed.number { &mut dead_evicted } else { &mut live_evicted }) += evicted;
+impl Stage<'_> {
+    async fn perform(&mut self, clients: u32, serve: bool) -> Result<(), Error> {
+        let listen = if serve { Some(free_address()?) } else { None };
+        self.story(clients, listen).await?;
+        let Some(listen) = listen else { return Ok(()) };
+        (self.tell)("");
+        (self.tell)("It goes on until Ctrl-C: now and then a hub comes, and crashes. Look at it meanwhile:");
+        (self.tell)(&format!("  http://{listen}/ (metrics, status, redis, healthz, readyz)"));
+        (self.tell)(&format!("  redis://127.0.0.1:{}/0", self.server.port));
+        (self.tell)("");
+        self.go_on(clients).await
     }
-    tell("");
-    let slowest = *watcher.slowest.lock().unwrap_or_else(PoisonError::into_inner);
-    let dead = killed.ids.len();
-    tell(&format!(
-        "{dead_evicted} of {dead} ghosts evicted with their records, the last {} after its threshold.",
-        in_words(slowest)
-    ));
-    tell(&format!("{live_evicted} live evicted."));
-    if live_evicted > 0 || dead_evicted != dead || records.len() != left.len() {
-        return Err(Error::Wrong(format!("{} entries and {} records are left", left.len(), records.len())));
+
+    async fn story(&mut self, clients: u32, listen: Option<SocketAddr>) -> Result<(), Error> {
+        self.say(&format!("a private {} on 127.0.0.1:{}", self.server.program, self.server.port));
+        let hub = |number| Hub::of_the_story(number, clients, self.connection.clone());
+        let hubs: Vec<Hub> = (1..=HUBS).map(hub).collect();
+        for hub in &hubs {
+            hub.connect_all().await?;
+            self.heartbeats.start(hub.clone());
+        }
+        self.say(&format!(
+            "{HUBS} hubs, {clients} clients: each pings every {}, and is stale after {}",
+            in_words(HEARTBEAT),
+            in_words(THRESHOLD)
+        ));
+
+        self.reaping = Some(Reaping::start(self.server.port, listen, self.clock, Arc::clone(&self.watcher)).await?);
+        let faces = listen.map(|listen| format!(", its endpoints on http://{listen}")).unwrap_or_default();
+        self.say(&format!("the reaper starts{faces}; at first contact every entry has a full threshold of grace"));
+        tokio::time::sleep(THRESHOLD + HEARTBEAT * 2).await;
+
+        let [.., killed] = &hubs[..] else { return Err(Error::Wrong("no hubs".into())) };
+        self.kill(killed).await;
+        self.say("two more heartbeats, to see that nobody else goes");
+        tokio::time::sleep(HEARTBEAT * 2).await;
+        self.summary(&hubs, killed).await
     }
-    Ok(())
+
+    /// Kills a hub, and waits until the reaper has taken its clients away.
+    async fn kill(&mut self, hub: &Hub) {
+        let dead = hub.ids.len() as u64;
+        self.heartbeats.kill(hub.number);
+        self.say(&format!("hub-{} is killed without goodbye: {dead} clients stay behind as ghosts", hub.number));
+        let (killed_at, before) = (self.clock.now(), self.watcher.evicted.load(Ordering::Relaxed));
+        let mut reported = 0;
+        // bound: PATIENCE
+        while reported < dead && self.clock.now().since(killed_at) < PATIENCE {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let evicted = self.watcher.evicted.load(Ordering::Relaxed) - before;
+            if evicted > reported {
+                self.say(&format!("evicted {} ghosts, {evicted} of {dead} so far", evicted - reported));
+                reported = evicted;
+            }
+        }
+    }
+
+    /// Beside the hubs that live on, small ones that don't, one after the other.
+    async fn go_on(&mut self, clients: u32) -> Result<(), Error> {
+        let mut number = HUBS;
+        // bound: until it is stopped
+        loop {
+            number += 1;
+            let hub = Hub::of_later(number, clients / 20 + 1, self.connection.clone());
+            hub.connect_all().await?;
+            self.heartbeats.start(hub.clone());
+            self.say(&format!("hub-{number} comes with {} clients", hub.ids.len()));
+            tokio::time::sleep(LIFE).await;
+            self.kill(&hub).await;
+            tokio::time::sleep(LIFE).await;
+        }
+    }
+
+    fn say(&mut self, line: &str) {
+        (self.tell)(&format!("{:5.1}s  {line}", self.clock.now().since_start().as_secs_f64()));
+    }
+
+    /// Ends what has begun, before the server goes.
+    async fn clear(self) {
+        if let Some(reaping) = self.reaping {
+            reaping.stop().await;
+        }
+        self.heartbeats.stop().await;
+    }
+
+    /// Counts in Redis, not in our own books, who is left.
+    async fn summary(&mut self, hubs: &[Hub], killed: &Hub) -> Result<(), Error> {
+        let (tell, mut connection) = (&mut self.tell, self.connection.clone());
+        let left: Vec<String> = redis::cmd("ZRANGE").arg(INDEX).arg(0).arg(-1).query_async(&mut connection).await?;
+        let left: BTreeSet<&str> = left.iter().map(String::as_str).collect();
+        let records: Vec<String> = redis::cmd("KEYS").arg("conn:*").query_async(&mut connection).await?;
+        tell("");
+        tell("         clients  still there  evicted");
+        let (mut live_evicted, mut dead_evicted) = (0, 0);
+        for hub in hubs {
+            let there = hub.ids.iter().filter(|id| left.contains(id.as_str())).count();
+            let evicted = hub.ids.len() - there;
+            let fate = if hub.number == killed.number { "killed" } else { "alive" };
+            tell(&format!("hub-{}  {:>9}  {there:>11}  {evicted:>7}  {fate}", hub.number, hub.ids.len()));
+            *(if hub.number == killed.number { &mut dead_evicted } else { &mut live_evicted }) += evicted;
+        }
+        tell("");
+        let slowest = *self.watcher.slowest.lock().unwrap_or_else(PoisonError::into_inner);
+        let dead = killed.ids.len();
+        tell(&format!(
+            "{dead_evicted} of {dead} ghosts evicted with their records, the last {} after its threshold.",
+            in_words(slowest)
+        ));
+        tell(&format!("{live_evicted} live evicted."));
+        if live_evicted > 0 || dead_evicted != dead || records.len() != left.len() {
+            return Err(Error::Wrong(format!("{} entries and {} records are left", left.len(), records.len())));
+        }
+        Ok(())
+    }
+}
+
+/// The daemon's own port if nobody has it, else one that nobody has.
+fn free_address() -> io::Result<SocketAddr> {
+    let address = |port| TcpListener::bind(("127.0.0.1", port))?.local_addr();
+    address(PORT).or_else(|_| address(0))
 }
 
 // === the reaper ===
 
-/// The daemon's own loops, with a configuration as an operator would write it.
+/// The daemon itself, with a configuration as an operator would write it.
 struct Reaping {
     stop: CancellationToken,
-    loops: tokio::task::JoinHandle<()>,
+    service: tokio::task::JoinHandle<()>,
 }
 
 impl Reaping {
-    fn start(port: u16, clock: Clock, watcher: Arc<Watcher>) -> Result<Self, Error> {
+    async fn start(port: u16, listen: Option<SocketAddr>, clock: Clock, watcher: Arc<Watcher>) -> Result<Self, Error> {
+        let listen = listen.map_or_else(|| "off".to_owned(), |address| address.to_string());
         let text = format!(
             r#"
             [redis]
             url = "redis://127.0.0.1:{port}/0"
+            [server]
+            listen = "{listen}"
             [[source]]
             name = "demo"
             zset = "{INDEX}"
@@ -190,16 +268,16 @@ impl Reaping {
         );
         let file = Some(config::File { name: "demo".into(), text });
         let config = config::load(config::Inputs { file, ..Default::default() })?;
-        let (_, reapers) = assemble::reapers(&config, &Run::unlimited(Mode::Evict), clock);
-        let health = Arc::new(Health::new(clock, &reapers));
+        let (links, reapers) = assemble::reapers(&config, &Run::unlimited(Mode::Evict), clock);
+        let service = Service::bind(&config, links, &reapers, clock).await?.telling(watcher);
         let stop = CancellationToken::new();
-        let loops = tokio::spawn(daemon::run(reapers, clock, health, watcher, stop.clone()));
-        Ok(Self { stop, loops })
+        let service = tokio::spawn(service.run(reapers, stop.clone()));
+        Ok(Self { stop, service })
     }
 
     async fn stop(self) {
         self.stop.cancel();
-        let _ = self.loops.await;
+        let _ = self.service.await;
     }
 }
 
@@ -233,9 +311,16 @@ struct Hub {
 }
 
 impl Hub {
-    fn new(number: u32, clients: u32, connection: MultiplexedConnection) -> Self {
+    /// One of the first hubs, which share these clients.
+    fn of_the_story(number: u32, clients: u32, connection: MultiplexedConnection) -> Self {
         let own = (0..clients).filter(|client| client % HUBS + 1 == number);
         let ids = own.map(|client| format!("client-{client:05}")).collect();
+        Self { number, ids: Arc::new(ids), connection }
+    }
+
+    /// A hub with clients that nobody has seen before.
+    fn of_later(number: u32, clients: u32, connection: MultiplexedConnection) -> Self {
+        let ids = (0..clients).map(|client| format!("client-of-hub-{number}-{client:05}")).collect();
         Self { number, ids: Arc::new(ids), connection }
     }
 
@@ -282,8 +367,11 @@ impl Heartbeats {
         });
     }
 
-    fn kill(&self, number: u32) {
-        self.alive.iter().filter(|(hub, _)| *hub == number).for_each(|(_, killed)| killed.cancel());
+    fn kill(&mut self, number: u32) {
+        let dead = self.alive.extract_if(.., |(hub, _)| *hub == number);
+        dead.for_each(|(_, killed)| killed.cancel());
+        // bound: the hubs that have ended
+        while self.hubs.try_join_next().is_some() {}
     }
 
     async fn stop(self) {

@@ -23,7 +23,7 @@
 //! | [`metrics`] | what Prometheus sees | `policy`, a report of `reaper`, a status of `store` |
 //! | [`http`] | the endpoints | nothing |
 //! | [`logging`] | what is said on stderr | `clock` |
-//! | [`demo`] | the program at work on a private server | `assemble`, `config`, `daemon`, `reaper`, `policy`, `clock` |
+//! | [`demo`] | the program at work on a private server | `assemble`, `config`, `service`, `daemon`, `reaper`, `policy`, `clock` |
 //! | [`clock`] | the process's clocks | `policy` |
 //! | [`text`] | bytes as people read them, or with ids hidden; colour | nothing |
 //!

@@ -65,7 +65,9 @@ fn main() -> ExitCode {
 
 async fn perform(cli: Cli) -> Exit {
     match cli.task {
-        Task::Demo { clients, redis_server } => return show(clients, redis_server).await,
+        Task::Demo { clients, redis_server, serve } => {
+            return show(demo::Settings { clients, redis_server, serve }).await;
+        }
         Task::Completions { shell } => return print(|out| out.write_all(&cli::completions(shell))),
         Task::Man => return print(|out| out.write_all(&cli::manual()?)),
         _ => {}
@@ -352,10 +354,16 @@ fn checked(config: &Config, output: Output) -> Exit {
     })
 }
 
-async fn show(clients: u32, redis_server: Option<std::path::PathBuf>) -> Exit {
+async fn show(settings: demo::Settings) -> Exit {
     let stop = stop_on_signal();
-    let told = demo::run(demo::Settings { clients, redis_server }, stop, |line| {
-        print(|out| writeln!(out, "{line}"));
+    let told = demo::run(settings, stop.clone(), |line| {
+        if let Err(error) = writeln!(io::stdout(), "{line}") {
+            // Whoever closed the pipe has seen enough, and what serves would go on for ever.
+            stop.cancel();
+            if error.kind() != io::ErrorKind::BrokenPipe {
+                complain(&error);
+            }
+        }
     });
     match told.await {
         Ok(()) => Exit::Done,

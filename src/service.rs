@@ -34,6 +34,7 @@ pub enum Error {
 pub struct Service {
     board: Arc<Board>,
     listeners: Vec<TcpListener>,
+    also: Option<Arc<dyn Observer>>,
 }
 
 impl Service {
@@ -47,17 +48,28 @@ impl Service {
         let listeners = http::bind(&config.server).await?;
         let health = Arc::new(Health::new(clock, reapers));
         greet(config, reapers);
-        Ok(Self { board: Arc::new(Board { metrics, health, links, clock, wall: Wall::at(clock) }), listeners })
+        Ok(Self {
+            board: Arc::new(Board { metrics, health, links, clock, wall: Wall::at(clock) }),
+            listeners,
+            also: None,
+        })
+    }
+
+    /// Somebody who is told what the board is told.
+    #[must_use]
+    pub fn telling(self, also: Arc<dyn Observer>) -> Self {
+        Self { also: Some(also), ..self }
     }
 
     /// Runs until `stop`; what was sent to Redis by then is waited for.
     pub async fn run(self, reapers: Vec<Reaper>, stop: CancellationToken) {
-        let Self { board, listeners } = self;
+        let Self { board, listeners, also } = self;
         let serving = CancellationToken::new();
         let pages = Arc::clone(&board) as Arc<dyn Pages>;
         let pages = tokio::spawn(http::serve(listeners, pages, serving.clone()));
         let health = Arc::clone(&board.health);
-        daemon::run(reapers, board.clock, health, board, stop).await;
+        let clock = board.clock;
+        daemon::run(reapers, clock, health, Arc::new(Audience { board, also }), stop).await;
         info!("stopped");
         serving.cancel();
         if let Err(error) = pages.await {
@@ -152,6 +164,24 @@ impl Observer for Board {
 
     fn reported(&self, report: &Report) {
         self.metrics.record(report, Clock::wall(), self.clock.now());
+    }
+}
+
+/// The board, and whoever else is told.
+struct Audience {
+    board: Arc<Board>,
+    also: Option<Arc<dyn Observer>>,
+}
+
+impl Observer for Audience {
+    fn surveying(&self, source: &str, begun: bool) {
+        self.board.surveying(source, begun);
+        self.also.iter().for_each(|also| also.surveying(source, begun));
+    }
+
+    fn reported(&self, report: &Report) {
+        self.board.reported(report);
+        self.also.iter().for_each(|also| also.reported(report));
     }
 }
 

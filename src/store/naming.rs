@@ -55,6 +55,7 @@ mod tests {
     use super::*;
     use crate::language::source::{Container, Kind, LastPing};
     use crate::policy::ping::Format;
+    use crate::policy::zone::Zone;
 
     fn naming(kind: Kind, text: &str) -> (Naming, Arc<Redaction>) {
         let redaction = Arc::new(Redaction::keyed(&[3; 16]));
@@ -63,6 +64,7 @@ mod tests {
             container: Container::parse(kind, text).unwrap(),
             last_ping: LastPing::default_of(kind),
             format: Format::Auto,
+            time_zone: Zone::default(),
             deadline: Duration::ZERO,
             ignore: Vec::new(),
             companions: Vec::new(),

@@ -107,7 +107,7 @@ const ROOMS: [Room; 21] = [
     Room { name: "logging", uses: &["clock"], never: &["clap", "prometheus", "redis"] },
     Room {
         name: "demo",
-        uses: &["assemble", "clock", "config", "daemon", "policy", "reaper"],
+        uses: &["assemble", "clock", "config", "daemon", "policy", "reaper", "service"],
         never: &["clap", "prometheus"],
     },
 ];
