@@ -1,5 +1,6 @@
 //! The program at work, on a private server with simulated hubs: a third of the clients is killed without goodbye, and
-//! the real daemon takes exactly those away while the others ping on. Then it ends, or goes on for whoever wants to look.
+//! the real daemon takes exactly those away while the others ping on. Then it ends, or goes on for whoever wants to
+//! look.
 
 use std::collections::BTreeSet;
 use std::io;

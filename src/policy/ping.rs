@@ -917,11 +917,11 @@ mod tests {
         /// The deadline added to the instant, or to what the clock shows.
         #[test]
         fn what_was_written_by_the_clock_on_the_wall_is_never_read_older(
-            name in prop::sample::select(&["Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Africa/Casablanca"][..]),
+            name in "Europe/Berlin|America/New_York|Australia/Lord_Howe|Africa/Casablanca",
             now in nows(), since in 0..2 * 366 * DAY, deadline in deadlines(), by_the_wall in any::<bool>(),
         ) {
-            let zone = zone(name);
-            let rules = jiff::tz::TimeZoneDatabase::bundled().get(name).unwrap();
+            let zone = zone(&name);
+            let rules = jiff::tz::TimeZoneDatabase::bundled().get(&name).unwrap();
             let at = jiff::Timestamp::from_millisecond(now.millis() - since).unwrap();
             let ahead = jiff::SignedDuration::try_from(deadline).unwrap();
             let shown =

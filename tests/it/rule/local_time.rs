@@ -1,7 +1,7 @@
 //! Hubs that write what the clock on the wall shows, in the night it is changed.
 //!
-//! A server's clock can't be set, so the zone is: the program reads zones from a directory of ours, in which Berlin changes
-//! its clocks when the test says. The rest is real, the script's own clock too.
+//! A server's clock can't be set, so the zone is: the program reads zones from a directory of ours, in which Berlin
+//! changes its clocks when the test says. The rest is real, the script's own clock too.
 
 use std::time::Duration;
 
