@@ -95,7 +95,7 @@ impl Action {
         let mut key = templates?;
         let args = key.split_off(if verb == Verb::Unlink { key.len() } else { 1 });
         for (template, word) in key.iter().zip(rest) {
-            check_key(template, word)?;
+            check_key("the companion key", template, word)?;
             // An unknown layout resolves names to stand-ins, which say nothing.
             if verb == Verb::Unlink && !trusted && scope.layout.is_some() {
                 check_unlink(template, word, scope)?;
@@ -110,22 +110,20 @@ impl Action {
     }
 }
 
-fn check_key(key: &Template, word: &[u8]) -> Result<(), Mistake> {
+/// What holds for every key that an eviction writes beside the entry's own; `of` names it in messages.
+pub(super) fn check_key(of: &str, key: &Template, word: &[u8]) -> Result<(), Mistake> {
     let word = shown(word);
     let prefix = key.literal_prefix();
     let open = key.refs().next().is_some();
     if prefix.is_empty() && !open {
-        return Err(Mistake::new("a companion's key is empty"));
+        return Err(Mistake::new(format!("{of} is empty")));
     }
     if prefix.starts_with(OWN_PREFIX) || (open && OWN_PREFIX.starts_with(prefix) && prefix.len() >= MIN_LITERAL) {
-        return Err(Mistake::new(format!(
-            "the companion key `{word}` can stand under `presence-reaper:`, which is our own"
-        ))
-        .hint("let the key's literal beginning lead elsewhere"));
+        return Err(Mistake::new(format!("{of} `{word}` can stand under `presence-reaper:`, which is our own"))
+            .hint("let the key's literal beginning lead elsewhere"));
     }
     if open && prefix.len() < MIN_LITERAL {
-        let what =
-            format!("the companion key `{word}` has fewer than {MIN_LITERAL} literal bytes before its first variable");
+        let what = format!("{of} `{word}` has fewer than {MIN_LITERAL} literal bytes before its first variable");
         return Err(Mistake::new(what).hint("begin it with the text that all such keys share, as in `user:{id}`"));
     }
     Ok(())
@@ -188,7 +186,7 @@ mod tests {
         refused("EXPIRE a 5m", "unknown verb `EXPIRE` in a companion");
         refused("UNLINK", "wrong number of words in `UNLINK`");
         refused("HDEL a", "wrong number of words in `HDEL a`");
-        refused(r#"SREM "" x"#, "a companion's key is empty");
+        refused(r#"SREM "" x"#, "the companion key is empty");
     }
 
     #[test]

@@ -10,6 +10,7 @@
 use std::fmt;
 
 pub mod action;
+pub mod notify;
 mod overlap;
 pub mod pattern;
 mod pointer;

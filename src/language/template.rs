@@ -79,6 +79,18 @@ impl Template {
         Ok(Self { parts })
     }
 
+    /// A template from its parts, in which literals may follow each other.
+    pub(super) fn of(parts: impl IntoIterator<Item = Part>) -> Self {
+        let mut merged: Vec<Part> = Vec::new();
+        for part in parts {
+            match (merged.last_mut(), part) {
+                (Some(Part::Literal(before)), Part::Literal(bytes)) => before.extend(bytes),
+                (_, part) => merged.push(part),
+            }
+        }
+        Self { parts: merged }
+    }
+
     /// The template with `value_of` each named value put in; `None` when one of them is absent. An empty value is a
     /// value.
     pub fn fill<'v>(&self, value_of: impl Fn(&Ref) -> Option<Cow<'v, [u8]>>) -> Option<Vec<u8>> {
@@ -135,7 +147,7 @@ impl Template {
 
 impl Scope<'_> {
     /// What stands between two braces → the value it names.
-    fn resolve(&self, braced: &[u8]) -> Result<Ref, Mistake> {
+    pub(super) fn resolve(&self, braced: &[u8]) -> Result<Ref, Mistake> {
         if let Some(bar) = braced.iter().position(|b| *b == b'|') {
             return Err(Mistake::new(format!(
                 "`{}` is a filter, and filters are not supported here",
@@ -153,10 +165,7 @@ impl Scope<'_> {
             b"member" => Some(Ref::Member),
             b"value" => Some(Ref::Value),
             b"score" => Some(Ref::Score),
-            b"id" => Some(self.captured(&name).unwrap_or(match self.layout {
-                Some(Layout::Strings | Layout::Hashes) => Ref::Key,
-                Some(Layout::Zset | Layout::Hash) | None => Ref::Id,
-            })),
+            b"id" => Some(self.id()),
             _ => self.captured(&name),
         };
         let found = match (found, name.strip_prefix(b"json:"), name.strip_prefix(b"field:")) {
@@ -175,7 +184,15 @@ impl Scope<'_> {
         }
     }
 
-    fn captured(&self, name: &[u8]) -> Option<Ref> {
+    /// What `{id}` stands for.
+    pub(super) fn id(&self) -> Ref {
+        self.captured(b"id").unwrap_or(match self.layout {
+            Some(Layout::Strings | Layout::Hashes) => Ref::Key,
+            Some(Layout::Zset | Layout::Hash) | None => Ref::Id,
+        })
+    }
+
+    pub(super) fn captured(&self, name: &[u8]) -> Option<Ref> {
         self.captures.iter().position(|capture| capture.as_bytes() == name).map(Ref::Capture)
     }
 

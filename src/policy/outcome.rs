@@ -100,3 +100,61 @@ impl Outcomes {
         self.blocked.iter().sum()
     }
 }
+
+/// Where a notification goes: the label values of a metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Sink {
+    /// A channel, for whoever listens at that moment.
+    Pubsub,
+    /// A stream, for whoever reads it later.
+    Stream,
+}
+
+impl Sink {
+    /// Both, in the order of [`Self::index`].
+    pub const ALL: [Self; 2] = [Self::Pubsub, Self::Stream];
+
+    /// The name in metrics and reports.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pubsub => "pubsub",
+            Self::Stream => "stream",
+        }
+    }
+
+    /// The place in [`Self::ALL`].
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// Notifications of evicted entries, counted. Of an entry whose eviction is unknown they are unknown too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Notified {
+    /// Attempted, failed ones too, by [`Sink::index`].
+    pub attempted: [u64; Sink::ALL.len()],
+    /// Failed although everything had been checked, by [`Sink::index`].
+    pub failed: [u64; Sink::ALL.len()],
+    /// Left out, because a value that their templates want is absent.
+    pub skipped: u64,
+}
+
+impl Notified {
+    /// Adds those of another strike.
+    pub fn merge(&mut self, other: &Self) {
+        let sum = |mine: &mut [u64], theirs: &[u64]| mine.iter_mut().zip(theirs).for_each(|(mine, more)| *mine += more);
+        sum(&mut self.attempted, &other.attempted);
+        sum(&mut self.failed, &other.failed);
+        self.skipped += other.skipped;
+    }
+
+    /// Those that Redis took.
+    pub fn sent(&self) -> u64 {
+        self.attempted.iter().sum::<u64>() - self.failed_total()
+    }
+
+    /// Those that failed, whatever the sink.
+    pub fn failed_total(&self) -> u64 {
+        self.failed.iter().sum()
+    }
+}
