@@ -34,6 +34,7 @@ struct Source<'a> {
     confirm_for_ms: u128,
     silent_after_ms: u128,
     companions: Vec<&'a str>,
+    notifications: Vec<&'a str>,
 }
 
 /// Writes one JSON document and a line break.
@@ -69,6 +70,7 @@ fn source(config: &SourceConfig) -> Source<'_> {
         confirm_for_ms: timing.confirm_for().as_millis(),
         silent_after_ms: timing.late_after().as_millis(),
         companions: source.companions.iter().map(|action| action.text.as_str()).collect(),
+        notifications: source.notify.iter().map(|notification| notification.text.as_str()).collect(),
     }
 }
 
@@ -116,6 +118,9 @@ pub fn write_text(config: &Config, out: &mut dyn Write) -> io::Result<()> {
         )?;
         for companion in &source.companions {
             writeln!(out, "  goes with an entry: {}", companion.text)?;
+        }
+        for notification in &source.notify {
+            writeln!(out, "  announces an eviction: {}", notification.text)?;
         }
     }
     writeln!(out, "The configuration is valid.")

@@ -20,6 +20,7 @@ use crate::policy::staleness::Timing;
 use crate::{http, logging, store};
 
 mod guard;
+mod notify;
 mod problem;
 mod reader;
 mod redis;

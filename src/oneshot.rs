@@ -113,6 +113,7 @@ impl SingleRun {
         let finding = &mut self.finding;
         finding.outcomes.merge(&report.outcomes);
         finding.companions_skipped += report.companions_skipped;
+        finding.notified.merge(&report.notified);
         finding.kept_by_grace += report.skipped.observing;
         finding.state = report.state;
         finding.hold = report.hold.clone();

@@ -16,7 +16,7 @@ use crate::policy::duration::in_words;
 use crate::policy::entry::{EntryId, Monotonic, Now, Timestamp};
 use crate::policy::guard::{self, Lifted, State};
 use crate::policy::ledger::{Counted, Ledger};
-use crate::policy::outcome::Outcome;
+use crate::policy::outcome::{Notified, Outcome, Sink};
 use crate::policy::pace::{Rate, Shared};
 use crate::policy::rule::Refusal;
 use crate::policy::staleness::Timing;
@@ -343,10 +343,23 @@ impl Reaper {
             let source = &*report.source;
             info!(source, evicted = untold, "evicted more than {LOGGED_A_SECOND} a second; these are only counted");
         }
+        report.notified.merge(&evicted.notified);
+        self.tell_unannounced(&evicted.notified);
         if let Some(error) = evicted.failure {
             self.fail(error, report);
         }
         spent
+    }
+
+    /// What is gone can't be announced again: whoever listens has to be told otherwise.
+    fn tell_unannounced(&self, notified: &Notified) {
+        for sink in Sink::ALL {
+            let failed = notified.failed[sink.index()];
+            if failed > 0 {
+                let source = &*self.store.source().name;
+                warn!(source, sink = sink.as_str(), failed, "evicted, but redis refused to take the notification");
+            }
+        }
     }
 
     fn tell_eviction(&mut self, id: &EntryId, at: Timestamp, report: &mut Report) -> bool {

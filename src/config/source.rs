@@ -6,9 +6,10 @@ use std::time::Duration;
 use super::problem::Problem;
 use super::reader::{At, Bounds, Notes, Table, boolean, database, duration, one_of, spelt, text};
 use super::tree::{Node, Value};
-use super::{SourceConfig, guard, zone};
+use super::{SourceConfig, guard, notify, zone};
 use crate::language::Mistake;
 use crate::language::action::Action;
+use crate::language::notify::Names;
 use crate::language::pattern::Pattern;
 use crate::language::source::{Container, Kind, LastPing, Source};
 use crate::language::template::{Layout, Scope};
@@ -67,7 +68,12 @@ pub(super) fn read(
     let deadline = table.get(notes, "deadline", |value| duration(value, &DEADLINES));
     let ignore = table.list(notes, "ignore", false, |text| Pattern::parse(text, "the pattern"));
     let ignore: Vec<Pattern> = ignore.into_iter().flat_map(|list| list.good).map(|read| read.value).collect();
-    let companions = companions(&mut table, container.as_ref(), last_ping.as_ref(), &ignore, notes);
+    let layout = layout(container.as_ref(), last_ping.as_ref());
+    let companions = companions(&mut table, container.as_ref(), layout, &ignore, notes);
+    let scope = Scope { layout, captures: container.as_ref().map(Container::captures).unwrap_or_default() };
+    let names = Names { scope, source: name.as_ref().map_or("", |read| read.value.as_str()) };
+    let notify =
+        notify::read(&mut table, &notify::Around { names, container: container.as_ref(), ignore: &ignore }, notes);
     let timing = timing(&mut table, notes);
     let db = table.get(notes, "db", database).map_or(db, |read| read.value);
     let dry_run = table.get(notes, "dry_run", boolean).is_some_and(|read| read.value);
@@ -84,6 +90,7 @@ pub(super) fn read(
             deadline: deadline.map_or(Duration::ZERO, |read| read.value),
             ignore,
             companions,
+            notify,
         };
         Some(SourceConfig { source: Arc::new(source), db, timing, guard, dry_run })
     };
@@ -191,19 +198,23 @@ fn time_zone(table: &mut Table, last_ping: Option<&LastPing>, format: Format, no
     read.map(|read| read.value).unwrap_or_default()
 }
 
+/// How entries are stored, where that is beyond doubt.
+fn layout(container: Option<&Container>, last_ping: Option<&LastPing>) -> Option<Layout> {
+    match container?.kind() {
+        Kind::Zset => Some(Layout::Zset),
+        Kind::Hash => Some(Layout::Hash),
+        Kind::Keys => last_ping.map(|last_ping| last_ping.layout(Kind::Keys)),
+    }
+}
+
 fn companions(
     table: &mut Table,
     container: Option<&Container>,
-    last_ping: Option<&LastPing>,
+    layout: Option<Layout>,
     ignore: &[Pattern],
     notes: &mut Notes,
 ) -> Vec<Action> {
     let trusted = table.get(notes, "trusted", boolean).is_some_and(|read| read.value);
-    let layout = container.and_then(|container| match container.kind() {
-        Kind::Zset => Some(Layout::Zset),
-        Kind::Hash => Some(Layout::Hash),
-        Kind::Keys => last_ping.map(|last_ping| last_ping.layout(Kind::Keys)),
-    });
     let scope = Scope { layout, captures: container.map(Container::captures).unwrap_or_default() };
     let listed = table.list(notes, "companions", false, |text| {
         let action = Action::parse(text, &scope, trusted)?;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::language::notify::{Payload, Target};
 use crate::language::source::{Container, LastPing};
 use crate::store::connect::{Endpoint, Password};
 
@@ -113,6 +114,35 @@ fn a_source_guard_stands_over_the_common_one() {
 fn a_member_that_would_lead_a_companion_to_the_container_can_be_ignored() {
     let text = "[[source]]\nname = \"hub\"\nzset = \"user:online\"\nignore = [\"online\"]\ncompanions = [\"UNLINK user:{id}\"]\n";
     assert!(accepted(inputs(text)).sources[0].source.ignores(b"online"));
+}
+
+#[test]
+fn notifications_are_read_inline_and_as_tables() {
+    let text = format!(
+        "{HUB}notify = [{{ publish = \"off:{{source}}\" }}, {{ xadd = \"left:{{key}}\", payload = \"{{id}}\", maxlen = 10 }}]\n\
+         [[source]]\nname = \"rooms\"\nhash = \"rooms\"\n[[source.notify]]\nxadd = \"left\"\n\
+         [source.notify.payload]\nid = \"{{id}}\"\nleft = \"{{remaining}}\"\n"
+    );
+    let config = accepted(inputs(&text));
+    assert_eq!(config.warnings, []);
+    let [hub, rooms] = config.sources.as_slice() else { panic!("two sources") };
+    let [publish, xadd] = hub.source.notify.as_slice() else { panic!("two notifications") };
+    assert_eq!((publish.text.as_str(), xadd.text.as_str()), ("PUBLISH off:{source}", "XADD left:{key}"));
+    assert!(matches!(&publish.target, Target::Channel(channel) if channel.literal_prefix() == b"off:hub"));
+    assert!(matches!(&publish.payload, Payload::Table(members) if members.len() == 7), "the usual one");
+    assert!(matches!(xadd.target, Target::Stream { maxlen: Some(10), .. }));
+    assert!(matches!(xadd.payload, Payload::Text(_)));
+    assert!(matches!(&rooms.source.notify[0].payload, Payload::Table(members) if members.len() == 2));
+}
+
+#[test]
+fn a_text_that_imitates_json_is_warned_about() {
+    let text = format!("{HUB}notify = [{{ publish = \"off\", payload = '{{{{\"id\":\"{{id}}\"}}}}' }}]\n");
+    let warnings: Vec<String> = accepted(inputs(&text)).warnings.iter().map(ToString::to_string).collect();
+    let expected = "reaper.toml:4:40: `payload` of notification #1 of [[source]] \"hub\": the text looks like JSON, and \
+                    what is put into a text is not escaped\n  hint: write a table, which is rendered as JSON: \
+                    payload = { id = \"{id}\" }";
+    assert_eq!(warnings, [expected]);
 }
 
 // === precedence ===
@@ -497,6 +527,8 @@ fn collect(named: &mut BTreeSet<(String, String)>, path: &str, entries: &[Entry]
         named.insert((path.to_owned(), entry.key.clone()));
         let below = if path.is_empty() { entry.key.clone() } else { format!("{path}.{}", entry.key) };
         match &entry.node.value {
+            // The members of a payload are named by whoever reads it.
+            Value::Table(_) if below == "source.notify.payload" => {}
             Value::Table(entries) => collect(named, &below, entries),
             Value::List(nodes) => nodes.iter().for_each(|node| {
                 if let Value::Table(entries) = &node.value {
@@ -517,7 +549,7 @@ proptest! {
     }
 
     #[test]
-    fn no_setting_makes_it_panic(key in "zset|hash|keys|name|threshold|last_ping|companions|ignore|format|time_zone|deadline|guard|x", value in r#"[^']{0,40}|[0-9]{1,30}"#, quoted in any::<bool>()) {
+    fn no_setting_makes_it_panic(key in "zset|hash|keys|name|threshold|last_ping|companions|notify|ignore|format|time_zone|deadline|guard|x", value in r#"[^']{0,40}|[0-9]{1,30}"#, quoted in any::<bool>()) {
         let value = if quoted { format!("'{value}'") } else { value };
         let _ = load(inputs(&format!("[[source]]\nname = 'a'\nkeys = 'abc{{id}}'\n{key} = {value}\n[[source]]\n{key} = [{value}]\n")));
     }

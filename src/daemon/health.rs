@@ -146,6 +146,7 @@ impl Seen {
         let finding = &mut self.finding;
         finding.outcomes.merge(&report.outcomes);
         finding.companions_skipped += report.companions_skipped;
+        finding.notified.merge(&report.notified);
         finding.state = report.state;
         finding.hold = report.hold.clone();
         if report.verb == Verb::Survey {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::action::{Action, MIN_LITERAL, OWN_PREFIX};
+use super::notify::Notification;
 use super::pattern::Pattern;
 use super::template::{Layout, Part, Pointer, Ref, Template};
 use super::value::Value;
@@ -32,6 +33,8 @@ pub struct Source {
     pub ignore: Vec<Pattern>,
     /// What goes with an entry, in the order of the configuration.
     pub companions: Vec<Action>,
+    /// Whom to tell of an eviction, in the order of the configuration.
+    pub notify: Vec<Notification>,
 }
 
 /// Where the entries of a source are.

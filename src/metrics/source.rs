@@ -7,7 +7,7 @@ use super::series::{Labelled, Series};
 use crate::policy::continuity::Break;
 use crate::policy::entry::{Monotonic, Timestamp};
 use crate::policy::guard::{Change, State};
-use crate::policy::outcome::{Blocked, Outcomes};
+use crate::policy::outcome::{Blocked, Outcomes, Sink};
 use crate::policy::ping::Unreadable;
 use crate::policy::survey::Survey;
 use crate::reaper::{Report, Skipped, Verb};
@@ -40,6 +40,8 @@ pub(super) struct Source {
     evictions_skipped: Labelled<IntCounter>,
     eviction_lag: Histogram,
     companions_skipped: IntCounter,
+    notifications: Labelled<IntCounter>,
+    notification_failures: Labelled<IntCounter>,
     throttled: Counter,
     state: Labelled<IntGauge>,
     guard_trips: Labelled<IntCounter>,
@@ -117,7 +119,20 @@ impl Source {
             )?,
             companions_skipped: make.counter(
                 "presence_reaper_companions_skipped_total",
-                "Companions of evicted entries that were left out, since a name in their template stood for nothing.",
+                "Companions and notifications of evicted entries that were left out, since a name in their template \
+                 stood for nothing.",
+            )?,
+            notifications: make.counters(
+                "presence_reaper_notifications_total",
+                "Notifications of evicted entries, failed ones too.",
+                "sink",
+                Sink::ALL.map(Sink::as_str),
+            )?,
+            notification_failures: make.counters(
+                "presence_reaper_notification_failures_total",
+                "Notifications that Redis refused although the entry was evicted.",
+                "sink",
+                Sink::ALL.map(Sink::as_str),
             )?,
             throttled: make.seconds(
                 "presence_reaper_throttled_seconds_total",
@@ -172,7 +187,11 @@ impl Source {
         let skipped = skipped(&report.skipped, &report.outcomes);
         skipped.into_iter().for_each(|(reason, count)| self.evictions_skipped.add(reason, count));
         report.lags.iter().for_each(|lag| self.eviction_lag.observe(lag.as_secs_f64()));
-        self.companions_skipped.inc_by(report.companions_skipped);
+        self.companions_skipped.inc_by(report.companions_skipped + report.notified.skipped);
+        for sink in Sink::ALL {
+            self.notifications.add(sink.as_str(), report.notified.attempted[sink.index()]);
+            self.notification_failures.add(sink.as_str(), report.notified.failed[sink.index()]);
+        }
         self.throttled.inc_by(report.throttled.as_secs_f64());
         self.take_in_guards(report);
         self.set_state(report.state);

@@ -6,7 +6,7 @@ use super::*;
 use crate::policy::continuity::Break;
 use crate::policy::entry::Now;
 use crate::policy::guard::{Change, Hold, State};
-use crate::policy::outcome::{Blocked, Outcomes};
+use crate::policy::outcome::{Blocked, Notified, Outcomes};
 use crate::policy::ping::Unreadable;
 use crate::policy::staleness::{Freshness, Timing};
 use crate::policy::survey::Survey;
@@ -66,6 +66,7 @@ fn struck(report: &mut Report) {
     report.lags = [250, 750, 86_400_001].map(Duration::from_millis).to_vec();
     report.skipped = Skipped { dry_run: 5, observing: 6, guard: 7, limit: 8 };
     report.companions_skipped = 9;
+    report.notified = Notified { attempted: [28, 27], failed: [0, 3], skipped: 1 };
     report.throttled = Duration::from_millis(1_500);
 }
 
@@ -186,7 +187,7 @@ fn the_number_of_series_is_known() {
 /// Series that do not depend on the sources.
 const OF_PROCESS: usize = 77;
 /// Series of each source.
-const OF_SOURCE: usize = 89;
+const OF_SOURCE: usize = 93;
 
 #[test]
 fn two_sources_of_one_name_are_refused() {
@@ -247,7 +248,11 @@ fn every_field_of_a_report_has_its_series() {
         (Verb::Strike, struck, "eviction_lag_seconds_bucket{source=\"hub\",le=\"1\"}", 2.0),
         (Verb::Strike, struck, "eviction_lag_seconds_bucket{source=\"hub\",le=\"86400\"}", 2.0),
         (Verb::Strike, struck, "eviction_lag_seconds_count{source=\"hub\"}", 3.0),
-        (Verb::Strike, struck, "companions_skipped_total{source=\"hub\"}", 9.0),
+        (Verb::Strike, struck, "companions_skipped_total{source=\"hub\"}", 10.0),
+        (Verb::Strike, struck, "notifications_total{sink=\"pubsub\",source=\"hub\"}", 28.0),
+        (Verb::Strike, struck, "notifications_total{sink=\"stream\",source=\"hub\"}", 27.0),
+        (Verb::Strike, struck, "notification_failures_total{sink=\"pubsub\",source=\"hub\"}", 0.0),
+        (Verb::Strike, struck, "notification_failures_total{sink=\"stream\",source=\"hub\"}", 3.0),
         (Verb::Survey, held, "guard_trips_total{reason=\"silent\",source=\"hub\"}", 1.0),
         (Verb::Survey, held, "guard_trips_total{reason=\"mass\",source=\"hub\"}", 1.0),
         (Verb::Survey, held, "guard_trips_total{reason=\"clock\",source=\"hub\"}", 1.0),

@@ -8,7 +8,7 @@ use super::{Mode, Reaper};
 use crate::policy::continuity::Break;
 use crate::policy::entry::Now;
 use crate::policy::guard::{Change, Hold, State};
-use crate::policy::outcome::Outcomes;
+use crate::policy::outcome::{Notified, Outcomes};
 use crate::policy::staleness::Timing;
 use crate::policy::survey::Survey;
 use crate::store::error::Error;
@@ -67,6 +67,8 @@ pub struct Report {
     pub skipped: Skipped,
     /// Companions of evicted entries that named no key.
     pub companions_skipped: u64,
+    /// The notifications of evicted entries.
+    pub notified: Notified,
     /// How long the pace alone kept what was due.
     pub throttled: Duration,
 }
@@ -89,6 +91,7 @@ impl Report {
             lags: Vec::new(),
             skipped: Skipped::default(),
             companions_skipped: 0,
+            notified: Notified::default(),
             throttled: Duration::ZERO,
         }
     }
@@ -121,6 +124,8 @@ pub struct Finding {
     pub kept_by_grace: u64,
     /// Companions of evicted entries that named no key.
     pub companions_skipped: u64,
+    /// The notifications of evicted entries.
+    pub notified: Notified,
     /// What broke it off.
     pub failure: Option<Error>,
     /// It was told to stop before it was done.
@@ -144,6 +149,7 @@ impl Finding {
             outcomes: Outcomes::default(),
             kept_by_grace: 0,
             companions_skipped: 0,
+            notified: Notified::default(),
             failure: None,
             interrupted: false,
         }

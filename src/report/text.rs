@@ -168,11 +168,20 @@ fn done(finding: &Finding) -> String {
     let rest = rest.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!(", {count} {what}"));
     let blocked = counted(&outcomes.blocked, &Blocked::ALL.map(Blocked::as_str));
     let blocked = if blocked.is_empty() { String::new() } else { format!(", blocked: {blocked}") };
-    let companions = match finding.companions_skipped {
-        0 => String::new(),
-        skipped => format!(" ({})", plural(skipped, "companion named no key", "companions named no key")),
-    };
-    format!("evicted {evicted} of {}{}{blocked}{companions}.", finding.stale(), rest.collect::<String>())
+    format!("evicted {evicted} of {}{}{blocked}{}.", finding.stale(), rest.collect::<String>(), left_out(finding))
+}
+
+/// What did not go with the evicted entries, in brackets; nothing if nothing was left out.
+fn left_out(finding: &Finding) -> String {
+    let notified = &finding.notified;
+    let counts = [
+        (finding.companions_skipped, "companion named no key", "companions named no key"),
+        (notified.skipped, "notification named an absent value", "notifications named an absent value"),
+        (notified.failed_total(), "notification failed", "notifications failed"),
+    ];
+    let left_out = counts.into_iter().filter(|(count, ..)| *count > 0);
+    let left_out: Vec<String> = left_out.map(|(count, one, many)| plural(count, one, many)).collect();
+    if left_out.is_empty() { String::new() } else { format!(" ({})", left_out.join(", ")) }
 }
 
 fn plural(count: u64, one: &str, many: &str) -> String {

@@ -1,17 +1,22 @@
--- Evicts a batch of entries: compare, check, then do. It never parses a time.
+-- Evicts a batch of entries: compare, check, then do, announce. It never parses a time, and formats none.
 --
 -- KEYS   every key that is read or written, each once
 -- ARGV   from, until                        the window of server time in ms; outside it nothing is done
+--        n, then n texts                    the seconds from `from` on, as date and time; none if none is wanted
 --        n, then n probes, each             GET     key, expected
 --                                           ZSCORE  key, member, expected
 --                                           HMGET   key, m, m fields, m expected
 --        n, then n entries, each            key, its type, 1 if it is a member of that key else 0,
 --                                           m, m slots,
 --                                           m, m deeds, each: verb, k, k keys, a, a arguments
+--                                           m, m notices, each: verb, k, k keys, a, a arguments, each: p, p parts
+-- A part is "=" and bytes, or a mark that is filled in here: "at", "since MS", "remaining". What an id brought in stands
+-- behind a "=" and is never read.
 -- A key is an index into KEYS, a slot is an expected value counted from 1 over all probes. An expected value is "="
 -- and the bytes, or "-" for absence.
 --
--- Returns server time, then one code an entry; server time alone if the window was missed.
+-- Returns server time, then one code an entry; server time alone if the window was missed. Of an entry that was evicted
+-- while a notice failed: a list, the code and the places of those notices, counted from 1.
 -- An error in the middle would keep the writes before it, so whatever could fail is asked before the first write, for
 -- the whole batch; and every key is in KEYS, so that Redis can check them too.
 
@@ -41,6 +46,7 @@ local till = number()
 if now < from or now > till then
   return { string.format('%.0f', now) }
 end
+local seconds = list(take)
 
 local function fault_of(reply)
   local text = type(reply) == 'table' and reply.err
@@ -121,7 +127,7 @@ local function type_of(key)
   return types[key]
 end
 
-local NEEDS = { SREM = 'set', ZREM = 'zset', HDEL = 'hash' }
+local NEEDS = { SREM = 'set', ZREM = 'zset', HDEL = 'hash', XADD = 'stream' }
 local permitted = {}
 local function refusal_of(deed)
   for _, key in ipairs(deed.keys) do
@@ -133,7 +139,7 @@ local function refusal_of(deed)
     end
   end
   if redis.acl_check_cmd then
-    local name = deed.verb .. ' ' .. table.concat(deed.keys, ' ')
+    local name = deed.verb .. ' ' .. (deed.channel or table.concat(deed.keys, ' '))
     if permitted[name] == nil then
       permitted[name] = redis.acl_check_cmd(unpack(deed.words))
     end
@@ -167,27 +173,86 @@ local function judge(entry)
   elseif kind ~= entry.type then
     return WRONG_TYPE
   end
-  for _, deed in ipairs(entry.deeds) do
-    local refusal = refusal_of(deed)
-    if refusal then
-      return refusal
+  for _, steps in ipairs({ entry.deeds, entry.notices, { entry.count } }) do
+    for _, step in ipairs(steps) do
+      local refusal = refusal_of(step)
+      if refusal then
+        return refusal
+      end
     end
   end
   return EVICTED
 end
 
+local function command(verb, keys, args)
+  local words = { verb }
+  for _, key in ipairs(keys) do
+    words[#words + 1] = KEYS[key]
+  end
+  for _, arg in ipairs(args) do
+    words[#words + 1] = arg
+  end
+  return words
+end
+
+local marks = {
+  at = function()
+    return seconds[math.floor(now / 1000) - math.floor(from / 1000) + 1] .. string.format('.%03dZ', now % 1000)
+  end,
+  since = function(part)
+    return string.format('%.0f', now - tonumber(string.sub(part, 7)))
+  end,
+  remaining = function(_, remaining)
+    return string.format('%.0f', remaining)
+  end,
+}
+local function spell(notice, remaining)
+  local args = {}
+  for i, parts in ipairs(notice.args) do
+    local text = {}
+    for j, part in ipairs(parts) do
+      if string.sub(part, 1, 1) == '=' then
+        text[j] = string.sub(part, 2)
+      else
+        text[j] = marks[string.match(part, '%a+')](part, remaining)
+      end
+    end
+    args[i] = table.concat(text)
+  end
+  return command(notice.verb, notice.keys, args)
+end
+
 local function read_deed()
   local deed = { verb = take() }
   deed.keys = list(number)
-  local words = { deed.verb }
-  for _, key in ipairs(deed.keys) do
-    words[#words + 1] = KEYS[key]
-  end
-  for _ = 1, number() do
-    words[#words + 1] = take()
-  end
-  deed.words = words
+  deed.words = command(deed.verb, deed.keys, list(take))
   return deed
+end
+local function read_notice()
+  local notice = { verb = take() }
+  notice.keys = list(number)
+  notice.args = list(function()
+    return list(take)
+  end)
+  -- For the check a count is as good as another.
+  notice.words = spell(notice, 0)
+  notice.channel = notice.verb == 'PUBLISH' and notice.words[2]
+  for _, parts in ipairs(notice.args) do
+    for _, part in ipairs(parts) do
+      notice.counts = notice.counts or part == 'remaining'
+    end
+  end
+  return notice
+end
+-- What a notice may have to ask about the container once the entry is out of it.
+local function count_of(entry)
+  for _, notice in ipairs(entry.notices) do
+    if notice.counts then
+      local verb = entry.type == 'zset' and 'ZCARD' or 'HLEN'
+      return { verb = verb, keys = { entry.key }, words = command(verb, { entry.key }, {}) }
+    end
+  end
+  return nil
 end
 local function read_entry()
   local entry = { key = number() }
@@ -195,6 +260,8 @@ local function read_entry()
   entry.member = take() == '1'
   entry.slots = list(number)
   entry.deeds = list(read_deed)
+  entry.notices = list(read_notice)
+  entry.count = count_of(entry)
   return entry
 end
 
@@ -217,8 +284,24 @@ local function evict(entry)
   return EVICTED
 end
 
+-- The entry is gone by now, so a notice that fails all the same (a stream that has used up its ids, a server that could
+-- not be asked for permission) is told apart, and the others go out.
+local function announce(entry)
+  local remaining = entry.count and redis.pcall(unpack(entry.count.words))
+  local result = { EVICTED }
+  for i, notice in ipairs(entry.notices) do
+    if notice.counts and fault_of(remaining) or fault_of(redis.pcall(unpack(spell(notice, remaining)))) then
+      result[#result + 1] = i
+    end
+  end
+  return #result == 1 and EVICTED or result
+end
+
 local reply = { string.format('%.0f', now) }
 for i, entry in ipairs(entries) do
   reply[i + 1] = codes[i] == EVICTED and evict(entry) or codes[i]
+  if reply[i + 1] == EVICTED and #entry.notices > 0 then
+    reply[i + 1] = announce(entry)
+  end
 end
 return reply

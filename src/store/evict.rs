@@ -8,11 +8,12 @@ use redis::{Script, Value};
 
 use super::connect::{Link, Live};
 use super::error::{Error, Kind};
+use super::notify::{Notice, Word, rfc3339};
 use super::reply;
 use super::status::Purpose;
 use crate::language::action::Verb;
 use crate::policy::entry::{Bytes, EntryId, Now, Timestamp};
-use crate::policy::outcome::{Blocked, Outcome};
+use crate::policy::outcome::{Blocked, Notified, Outcome};
 
 /// A strike's commands do nothing once server time has passed its own re-read's by this much: a command that waited
 /// in a stopped server would else run before the ping queued behind it.
@@ -37,6 +38,10 @@ pub struct Prepared {
     /// Companions in their order, the entry's own removal last.
     pub(super) deeds: Vec<Deed>,
     pub(super) skipped: u32,
+    /// Notifications in their order.
+    pub(super) notices: Vec<Notice>,
+    /// Notifications that want a value which is absent.
+    pub(super) unsaid: usize,
 }
 
 impl Prepared {
@@ -50,17 +55,40 @@ impl Prepared {
         self.skipped
     }
 
-    /// Whether a companion would reach into our own keys or the source's container. The configuration is refused where
-    /// that can be seen at load; an id may still spell it.
+    /// Whether a companion or a stream would reach into our own keys or the source's container. The configuration is
+    /// refused where that can be seen at load; an id may still spell it.
     fn strays(&self) -> bool {
         let companions = self.deeds.split_last().map_or(&[][..], |(_, companions)| companions);
-        let mut keys = companions.iter().flat_map(|deed| &deed.keys);
+        let mut keys = companions.iter().flat_map(|deed| &deed.keys).chain(self.streams());
         keys.any(|key| key.starts_with(OWN_PREFIX) || **key == *self.id.key)
     }
 
-    /// Reads, type checks and writes.
+    /// Reads, type checks, writes and messages.
     fn operations(&self) -> usize {
-        2 + self.probe.size() / BYTES_AN_OPERATION + self.deeds.iter().map(|deed| deed.keys.len() * 2).sum::<usize>()
+        let notices = self.notices.iter().map(|notice| {
+            1 + usize::from(notice.key.is_some()) + usize::from(notice.counts()) + notice.size() / BYTES_AN_OPERATION
+        });
+        2 + self.probe.size() / BYTES_AN_OPERATION
+            + self.deeds.iter().map(|deed| deed.keys.len() * 2).sum::<usize>()
+            + notices.sum::<usize>()
+    }
+
+    fn streams(&self) -> impl Iterator<Item = &Vec<u8>> {
+        self.notices.iter().filter_map(|notice| notice.key.as_ref())
+    }
+
+    /// Keys of which a companion needs that they hold a certain type, or nothing.
+    fn typed(&self) -> impl Iterator<Item = &Vec<u8>> {
+        self.deeds.iter().filter(|deed| deed.verb != Verb::Unlink).flat_map(|deed| &deed.keys)
+    }
+
+    /// Counts the notifications of this entry, which was evicted; the places of those that failed count from 1.
+    fn count_notices(&self, failed: &[usize], notified: &mut Notified) {
+        notified.skipped += self.unsaid as u64;
+        for (at, notice) in self.notices.iter().enumerate() {
+            notified.attempted[notice.sink.index()] += 1;
+            notified.failed[notice.sink.index()] += u64::from(failed.contains(&(at + 1)));
+        }
     }
 }
 
@@ -99,6 +127,8 @@ pub struct Evicted {
     pub at: Option<Timestamp>,
     /// Outcomes, each entry once.
     pub outcomes: Vec<(EntryId, Outcome)>,
+    /// The notifications of what was evicted.
+    pub notified: Notified,
     /// What broke the strike off.
     pub failure: Option<Error>,
 }
@@ -149,9 +179,16 @@ pub(super) async fn strike(link: &Link, live: &Live, prepared: Vec<Prepared>, re
 impl Evicted {
     fn take_in(&mut self, batch: &[Prepared], answer: Answer) {
         self.at = Some(answer.at);
-        match answer.outcomes {
+        match answer.struck {
             None => self.all(batch, Outcome::TooLate),
-            Some(outcomes) => self.outcomes.extend(batch.iter().map(|prepared| prepared.id.clone()).zip(outcomes)),
+            Some(struck) => {
+                for (prepared, Struck { outcome, failed }) in batch.iter().zip(struck) {
+                    if outcome == Outcome::Evicted {
+                        prepared.count_notices(&failed, &mut self.notified);
+                    }
+                    self.outcomes.push((prepared.id.clone(), outcome));
+                }
+            }
         }
     }
 }
@@ -190,17 +227,24 @@ type Place = (Vec<u8>, Option<Vec<u8>>);
 struct Touched {
     compared: Places,
     written: Places,
+    streams: HashSet<Vec<u8>>,
+    typed: HashSet<Vec<u8>>,
 }
 
 impl Touched {
     fn add(&mut self, one: &Prepared) {
         compared_by(one).into_iter().for_each(|place| self.compared.add(place));
         written_by(one).into_iter().for_each(|place| self.written.add(place));
+        self.streams.extend(one.streams().cloned());
+        self.typed.extend(one.typed().cloned());
     }
 
     fn conflicts(&self, one: &Prepared) -> bool {
         compared_by(one).iter().any(|place| self.written.overlap(place))
             || written_by(one).iter().any(|place| self.compared.overlap(place))
+            // Types are checked before anything is done, and a stream that comes into being would change one.
+            || one.typed().any(|key| self.streams.contains(key))
+            || one.streams().any(|key| self.typed.contains(key))
     }
 }
 
@@ -245,7 +289,7 @@ fn written_by(one: &Prepared) -> Vec<Place> {
             Verb::Srem | Verb::Zrem | Verb::Hdel => deed.args.iter().map(|arg| part(key, arg)).collect(),
         })
     });
-    places.collect()
+    places.chain(one.streams().map(|key| (key.clone(), None))).collect()
 }
 
 // === the call ===
@@ -263,7 +307,14 @@ static HASHES: LazyLock<[String; 2]> =
 struct Answer {
     at: Timestamp,
     /// None if the window was missed.
-    outcomes: Option<Vec<Outcome>>,
+    struck: Option<Vec<Struck>>,
+}
+
+/// What came of one entry.
+struct Struck {
+    outcome: Outcome,
+    /// Its notifications that failed, counted from 1.
+    failed: Vec<usize>,
 }
 
 async fn run(link: &Link, live: &Live, batch: &[Prepared], read_at: Now) -> Result<Answer, Error> {
@@ -282,15 +333,22 @@ fn read_answer(reply: Value, batch: usize) -> Result<Answer, reply::Unexpected> 
     let mut items = reply::array(reply)?.into_iter();
     let at = items.next().map_or(Ok(0), reply::count)?;
     let at = Timestamp::from_millis(i64::try_from(at).unwrap_or(i64::MAX));
-    let codes = items.map(reply::count).collect::<Result<Vec<_>, _>>()?;
-    if codes.is_empty() {
-        return Ok(Answer { at, outcomes: (batch == 0).then(Vec::new) });
+    let struck = items.map(read_struck).collect::<Result<Vec<_>, _>>()?;
+    if struck.is_empty() {
+        return Ok(Answer { at, struck: (batch == 0).then(Vec::new) });
     }
-    let outcomes: Vec<Outcome> = codes.into_iter().map(outcome).collect();
-    if outcomes.len() != batch {
-        return Err(reply::Unexpected::shape(format!("{} outcomes for {batch} entries", outcomes.len())));
+    if struck.len() != batch {
+        return Err(reply::Unexpected::shape(format!("{} outcomes for {batch} entries", struck.len())));
     }
-    Ok(Answer { at, outcomes: Some(outcomes) })
+    Ok(Answer { at, struck: Some(struck) })
+}
+
+fn read_struck(item: Value) -> Result<Struck, reply::Unexpected> {
+    let codes = if matches!(item, Value::Array(_)) { reply::array(item)? } else { vec![item] };
+    let mut codes = codes.into_iter().map(reply::count);
+    let code = codes.next().unwrap_or_else(|| Err(reply::Unexpected::shape("expected a code, got none")))?;
+    let failed = codes.map(|place| Ok(usize::try_from(place?).unwrap_or(usize::MAX))).collect::<Result<_, _>>()?;
+    Ok(Struck { outcome: outcome(code), failed })
 }
 
 /// The codes at the head of `evict.lua`.
@@ -321,6 +379,7 @@ impl Call {
         let mut call = Self { keys: Vec::new(), known: HashMap::new(), args: Vec::new() };
         call.number(read_at.server.millis());
         call.number(read_at.server.plus(WINDOW).millis());
+        call.seconds(batch, read_at);
         let slots = call.probes(batch);
         call.number(batch.len());
         for (one, slots) in batch.iter().zip(slots) {
@@ -334,6 +393,19 @@ impl Call {
         commands.cmd(command).arg(script).arg(self.keys.len()).arg(&self.keys).arg(&self.args);
         let [reply] = link.exactly(DOING, link.ask(live, Purpose::Evict, DOING, &commands).await?)?;
         Ok(reply)
+    }
+
+    /// The seconds of the window as text, where a notification may want one: the script formats no time.
+    fn seconds(&mut self, batch: &[Prepared], read_at: Now) {
+        if batch.iter().all(|one| one.notices.is_empty()) {
+            self.number(0);
+            return;
+        }
+        let count = WINDOW.as_secs() + 1;
+        self.number(count);
+        for second in 0..count {
+            self.word(rfc3339(read_at.server.plus(Duration::from_secs(second)), 0).as_bytes());
+        }
     }
 
     /// Writes the probes, those on fields of one hash as one `HMGET`; returns each entry's slots.
@@ -410,6 +482,8 @@ impl Call {
         slots.iter().for_each(|slot| self.number(*slot));
         self.number(one.deeds.len());
         one.deeds.iter().for_each(|deed| self.deed(deed));
+        self.number(one.notices.len());
+        one.notices.iter().for_each(|notice| self.notice(notice));
     }
 
     fn deed(&mut self, deed: &Deed) {
@@ -421,6 +495,25 @@ impl Call {
         }
         self.number(deed.args.len());
         deed.args.iter().for_each(|arg| self.word(arg));
+    }
+
+    fn notice(&mut self, notice: &Notice) {
+        self.word(notice.verb().as_bytes());
+        self.number(notice.key.iter().len());
+        if let Some(key) = &notice.key {
+            let key = self.key(key);
+            self.number(key);
+        }
+        self.number(notice.args.len());
+        for words in &notice.args {
+            self.number(words.len());
+            words.iter().for_each(|word| match word {
+                Word::Bytes(bytes) => self.word(&[b"=", bytes.as_slice()].concat()),
+                Word::At => self.word(b"at"),
+                Word::Since(then) => self.word(format!("since {}", then.millis()).as_bytes()),
+                Word::Remaining => self.word(b"remaining"),
+            });
+        }
     }
 
     /// The key's index in KEYS, counted from 1 as Lua does.
@@ -460,7 +553,14 @@ mod tests {
         let id = EntryId::member(b"h".as_slice().into(), name.as_bytes());
         let probe = Probe::Field { field: name.as_bytes().into(), value: b"1".to_vec() };
         let own = deed(Verb::Hdel, "h", &[name]);
-        Prepared { id, probe, deeds: companions.iter().cloned().chain([own]).collect(), skipped: 0 }
+        Prepared {
+            id,
+            probe,
+            deeds: companions.iter().cloned().chain([own]).collect(),
+            skipped: 0,
+            notices: vec![],
+            unsaid: 0,
+        }
     }
 
     /// A hash of its own that is compared by these fields.
@@ -468,7 +568,14 @@ mod tests {
         let fields = fields.iter().map(|name| (name.as_bytes().into(), Some(b"1".to_vec()))).collect();
         let own = deed(Verb::Unlink, key, &[]);
         let deeds = companions.iter().cloned().chain([own]).collect();
-        Prepared { id: EntryId::key(key.as_bytes()), probe: Probe::Fields { fields }, deeds, skipped: 0 }
+        Prepared {
+            id: EntryId::key(key.as_bytes()),
+            probe: Probe::Fields { fields },
+            deeds,
+            skipped: 0,
+            notices: vec![],
+            unsaid: 0,
+        }
     }
 
     #[track_caller]

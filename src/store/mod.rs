@@ -26,6 +26,7 @@ pub mod evict;
 mod hash;
 mod keys;
 pub mod naming;
+mod notify;
 mod own;
 mod reply;
 mod scan;
@@ -88,7 +89,8 @@ pub enum Found {
 impl Found {
     fn entry(source: &Source, id: &EntryId, own: own::Own, now: Now) -> Self {
         let (judged, mark) = own::judge(source, &own, now.server);
-        Self::Entry { judged, mark, prepared: own::prepare(source, id, own) }
+        let last_ping = judged.ok().map(|(last_ping, _)| last_ping);
+        Self::Entry { judged, mark, prepared: own::prepare(source, id, own, last_ping) }
     }
 }
 

@@ -68,6 +68,7 @@ mod tests {
             deadline: Duration::ZERO,
             ignore: Vec::new(),
             companions: Vec::new(),
+            notify: Vec::new(),
         };
         (Naming::new(Arc::new(source), Some(Arc::clone(&redaction))), redaction)
     }

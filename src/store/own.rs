@@ -7,7 +7,9 @@ use std::ops::Range;
 use serde_json::Value as Json;
 
 use super::evict::{Deed, Prepared, Probe};
+use super::notify;
 use crate::language::action::{Action, Verb};
+use crate::language::notify::Notification;
 use crate::language::source::{Container, LastPing, Source};
 use crate::language::template::{Pointer, Ref};
 use crate::policy::entry::{Bytes, EntryId, Mark, Now, Timestamp};
@@ -117,7 +119,7 @@ pub(super) fn evidence_fields(source: &Source) -> Vec<Bytes> {
     let LastPing::Fields(times) = &source.last_ping else { return Vec::new() };
     let mut fields = times.clone();
     let named = source.companions.iter().flat_map(Action::templates).flat_map(|template| template.refs());
-    for name in named {
+    for name in named.chain(source.notify.iter().flat_map(Notification::refs)) {
         if let Ref::Field(field) = name
             && !fields.contains(field)
         {
@@ -127,8 +129,9 @@ pub(super) fn evidence_fields(source: &Source) -> Vec<Bytes> {
     fields
 }
 
-/// Everything a strike on this entry needs: its evidence, and its actions with every name filled in.
-pub(super) fn prepare(source: &Source, id: &EntryId, own: Own) -> Prepared {
+/// Everything a strike on this entry needs: its evidence, and its actions and notifications with every name filled in.
+/// `last_ping` as it was judged, where it could be.
+pub(super) fn prepare(source: &Source, id: &EntryId, own: Own, last_ping: Option<Timestamp>) -> Prepared {
     let values = Values::new(source, id, &own);
     let mut deeds = Vec::with_capacity(source.companions.len() + 1);
     let mut skipped = 0;
@@ -139,7 +142,10 @@ pub(super) fn prepare(source: &Source, id: &EntryId, own: Own) -> Prepared {
         }
     }
     deeds.push(removal(source, id));
-    Prepared { id: id.clone(), probe: probe(id, own), deeds, skipped }
+    let known = notify::Values { own: |name: &Ref| values.of(name), last_ping };
+    let notices: Vec<_> = source.notify.iter().filter_map(|notification| known.notice(notification)).collect();
+    let unsaid = source.notify.len() - notices.len();
+    Prepared { id: id.clone(), probe: probe(id, own), deeds, skipped, notices, unsaid }
 }
 
 fn removal(source: &Source, id: &EntryId) -> Deed {

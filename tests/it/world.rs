@@ -177,6 +177,8 @@ pub(crate) fn assert_document(document: &Value) {
 #[track_caller]
 fn assert_source(source: &Value) {
     let counts = ["would_evict", "evicted", "spared", "gone", "too_late", "unknown", "companions_skipped", "listed"];
+    let notifications = ["notifications_sent", "notifications_failed", "notifications_skipped"];
+    let counts = [&counts[..], &notifications].concat();
     let maps = ["unreadable_by", "times", "blocked_by"];
     let others = ["name", "state", "hold", "entries", "newest_age_ms", "oldest_age_ms", "ages", "stale"];
     assert_keys(source, &[&counts[..], &maps, &others].concat(), &["error"]);
