@@ -43,6 +43,13 @@ E5 a release lifts nothing@g6_a_silent_source@policy/guard.rs@s/ \&\& !self.lift
 E7 no compare@p1_a_ping_between@store/evict.lua@s/= tonumber\(found\) == tonumber\(expected\)/= true/
 E7 no check before the deed@p5_an_entry_goes_whole@store/evict.lua@s/NEEDS\[deed.verb\] and kind ~= NEEDS\[deed.verb\]/false/
 E7 refused writes do not refuse us@g11_a_script_is_refused@store/evict.rs@s/concat!\("#!lua.n", include_str/concat!("", include_str/
+notify without a check@what_the_user_may_not_tell@store/evict.lua@s/\{ entry.deeds, entry.notices, \{ entry.count \} \}/{ entry.deeds }/
+notify whatever a stream is@a_stream_of_another_type@store/evict.lua@s/, XADD = 'stream'//
+notify of the spared@each_eviction_is_announced@store/evict.lua@s/if reply\[i \+ 1\] == EVICTED and/if/
+notify what is left at first@what_is_left_is_counted@store/evict.lua@s/local remaining = entry.count and .*/remaining = remaining or redis.pcall(unpack(entry.count.words))/
+notify of what was not compared@what_is_told_is_evidence@store/own.rs@s/named.chain\(source.notify.iter\(\).flat_map\(Notification::refs\)\)/named/
+notify beside a companion@a_stream_that_is_made_for_one@store/evict.rs@s/self.streams.extend.*//
+notify and hide failures@a_notification_that_fails@store/evict.rs@s/u64::from\(failed.contains.*/0;/
 E8 no rate@g8_no_second@policy/pace.rs@s/let limit = self.per_second.map_or\(u64::MAX, u64::from\)/let limit = self.per_second.map_or(u64::MAX, |_| u64::MAX)/
 E8 no share@g8_no_heartbeat@policy/pace.rs@s/SMALL.max\(population \/ SHARE\)/u64::MAX.max(SMALL.max(population \/ SHARE))/
 E8 nothing is reserved@the_maximum_is_shared@policy/pace.rs@s/\.saturating_sub\(self.reserved\)/.saturating_sub(0)/

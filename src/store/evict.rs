@@ -542,6 +542,7 @@ fn expected(value: Option<&Vec<u8>>) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::outcome::Sink;
 
     fn deed(verb: Verb, key: &str, args: &[&str]) -> Deed {
         let bytes = |text: &&str| text.as_bytes().to_vec();
@@ -604,6 +605,35 @@ mod tests {
         check(vec![hash("k1", &["t"], &whole), hash("k2", &["u"], &[]), hash("k3", &["u"], &[])], &[1, 2]);
     }
 
+    fn stream(key: &str) -> Notice {
+        let args = vec![vec![Word::Bytes(b"*".to_vec())]];
+        Notice { sink: Sink::Stream, key: Some(key.as_bytes().to_vec()), args }
+    }
+
+    #[test]
+    fn a_stream_is_parted_from_whoever_needs_its_key_to_be_no_stream() {
+        let announced = |name: &str| Prepared { notices: vec![stream("left")], ..field(name, &[]) };
+        check(vec![announced("a"), announced("b"), announced("c")], &[3]);
+        let member = [deed(Verb::Srem, "left", &["x"])];
+        check(vec![announced("a"), field("b", &member), field("c", &member)], &[1, 2]);
+        check(vec![field("a", &member), announced("b"), field("c", &[])], &[1, 2]);
+        let whole = [deed(Verb::Unlink, "left", &[])];
+        check(vec![announced("a"), field("b", &whole), announced("c")], &[3]);
+        check(vec![announced("a"), hash("left", &["t"], &[])], &[1, 1]);
+    }
+
+    #[test]
+    fn messages_count_as_operations() {
+        let announced = |n: usize, notice: &Notice| Prepared {
+            notices: vec![notice.clone(), notice.clone()],
+            ..field(&n.to_string(), &[])
+        };
+        check((0..120).map(|n| announced(n, &stream("left"))).collect(), &[62, 58]);
+        let large = vec![vec![Word::Bytes(vec![b'x'; 400_000])]];
+        let large = Notice { sink: Sink::Pubsub, key: None, args: large };
+        check((0..6).map(|n| announced(n, &large)).collect(), &[2, 2, 2]);
+    }
+
     #[test]
     fn a_batch_is_no_larger_than_the_server_can_bear() {
         check((0..251).map(|n| hash(&n.to_string(), &["t"], &[])).collect(), &[125, 125, 1]);
@@ -623,6 +653,8 @@ mod tests {
 
     #[test]
     fn what_leads_to_our_own_keys_or_to_the_container_is_in_no_batch() {
+        let streams = |key: &str| Prepared { notices: vec![stream(key)], ..field("s", &[]) };
+        check(vec![streams("h"), streams("presence-reaper:x"), field("c", &[]), streams("left")], &[2]);
         let own = [deed(Verb::Unlink, "presence-reaper:state", &[])];
         check(vec![field("a", &own), field("b", &[deed(Verb::Unlink, "h", &[])]), field("c", &[])], &[1]);
         check(vec![hash("k", &["t"], &[deed(Verb::Hdel, "k", &["u"])])], &[]);

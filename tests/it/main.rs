@@ -18,6 +18,7 @@ mod faces;
 mod forms;
 mod harness_works;
 mod main_job;
+mod notify;
 mod reports;
 mod rule;
 mod script;
