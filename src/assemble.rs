@@ -43,7 +43,7 @@ pub fn reapers(config: &Config, run: &Run, clock: Clock) -> (Links, Vec<Reaper>)
             mode: if source.dry_run { Mode::DryRun } else { run.mode },
             lifted: run.lifted,
         };
-        let store = Store::new(link, Arc::clone(&source.source), source.timing);
+        let store = Store::new(link, Arc::clone(&source.source), source.timing, source.guard.max_keys);
         let store = match &run.redaction {
             Some(redaction) => store.redacted(Arc::clone(redaction)),
             None => store,

@@ -279,10 +279,10 @@ struct SettingArgs {
     #[arg(long, value_name = "FORM", help_heading = "Settings")]
     log_format: Option<String>,
 
-    /// Entries are the members of this sorted set
+    /// Entries are the members of this sorted set, or of all that match, as in "room:{room}:seen"
     #[arg(long, value_name = "KEY", help_heading = "One source without a file")]
     zset: Option<String>,
-    /// Entries are the fields of this hash
+    /// Entries are the fields of this hash, or of all that match
     #[arg(long, value_name = "KEY", help_heading = "One source without a file")]
     hash: Option<String>,
     /// Entries are the keys that match, as in "conn:{id}"

@@ -12,7 +12,6 @@ use std::sync::Arc;
 
 use tracing::Level;
 
-use crate::language::action::Action;
 use crate::language::source::Source;
 use crate::language::{Mistake, shown};
 use crate::policy;
@@ -311,28 +310,39 @@ fn sources(root: &mut Table, db: u16, guard: policy::guard::Settings, notes: &mu
     sources
 }
 
-/// Two sources may describe the same clients, and then a companion of the one is an entry of the other. It goes without
-/// having been judged there, so the operator should have meant it.
+/// Two sources may describe the same clients, and then a companion of the one is an entry of the other, or even an entry
+/// of both. Each judges for itself, so the operator should have meant it.
 fn warn_about_neighbours(sources: &[SourceConfig], places: &HashMap<String, Place>, notes: &mut Notes) {
-    for (one, other) in sources.iter().flat_map(|one| sources.iter().map(move |other| (&one.source, &other.source))) {
-        if one.name == other.name {
-            continue;
-        }
-        let hits = |action: &&Action| {
-            let mut keys = action.key.iter().filter(|key| other.container.can_be(key));
-            keys.any(|key| !other.ignore.iter().any(|pattern| pattern.covers_template(key)))
-        };
-        for action in one.companions.iter().filter(hits) {
-            let text = shown(action.text.as_bytes());
-            let what = format!(
-                "the companion `{text}` of [[source]] \"{}\" can remove entries of [[source]] \"{}\" \
-                 that were not judged there",
-                one.name, other.name
-            );
-            let mistake =
-                Mistake::new(what).hint("leave it out, unless both describe the same clients and age together");
-            let place = places.get(&*one.name).unwrap_or(&Place::Nowhere);
-            notes.warnings.push(Problem::at(place, mistake));
+    let mut warn = |of: &Source, what: String, hint: &str| {
+        let place = places.get(&*of.name).unwrap_or(&Place::Nowhere);
+        notes.warnings.push(Problem::at(place, Mistake::new(what).hint(hint)));
+    };
+    for (at, one) in sources.iter().enumerate() {
+        let others =
+            sources.iter().enumerate().filter(|(_, other)| other.db == one.db && other.source.name != one.source.name);
+        for (other_at, other) in others {
+            let (one, other) = (&one.source, &other.source);
+            for action in one.companions.iter().filter(|action| other.container.can_be_hit_by(action, &other.ignore)) {
+                let what = format!(
+                    "the companion `{}` of [[source]] \"{}\" can remove entries of [[source]] \"{}\" \
+                     that were not judged there",
+                    shown(action.text.as_bytes()),
+                    one.name,
+                    other.name
+                );
+                warn(one, what, "leave it out, unless both describe the same clients and age together");
+            }
+            if other_at < at
+                && one.layout() == other.layout()
+                && let Some([own, theirs]) = one.container.meets(&other.container)
+            {
+                let what = format!(
+                    "`{own}` of [[source]] \"{}\" and `{theirs}` of [[source]] \"{}\" can be the same key: its entries \
+                     belong to both, and go as soon as either allows it",
+                    one.name, other.name
+                );
+                warn(one, what, "let each key belong to one source");
+            }
         }
     }
 }

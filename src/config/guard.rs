@@ -24,11 +24,13 @@ pub(super) fn read(mut table: Table, base: Settings, notes: &mut Notes) -> Setti
         Value::Text(word) | Value::Untyped(word) if word == "unlimited" => Ok(None),
         _ => number(value, 1..=1_000_000).map(Some).map_err(|mistake| or_word(mistake, "unlimited")),
     });
+    let max_keys = table.get(notes, "max_keys", |value| number(value, 1..=10_000_000));
     table.finish(notes);
     Settings {
         reconnect_grace: reconnect_grace.map_or(base.reconnect_grace, |read| read.value),
         silence_release: silence_release.map_or(base.silence_release, |read| read.value),
         max_evict_rate: max_evict_rate.map_or(base.max_evict_rate, |read| read.value),
+        max_keys: max_keys.map_or(base.max_keys, |read| read.value),
     }
 }
 

@@ -209,27 +209,39 @@ impl Table {
         notes: &mut Notes,
         key: &'static str,
         lone: bool,
-        mut parse: impl FnMut(&str) -> Result<T, Mistake>,
+        parse: impl FnMut(&str) -> Result<T, Mistake>,
     ) -> Option<Listed<T>> {
         let node = self.take(notes, key)?.node;
+        Some(self.texts(notes, key, &node, lone, parse))
+    }
+
+    /// The same for a value that was taken.
+    pub(super) fn texts<T>(
+        &self,
+        notes: &mut Notes,
+        key: &str,
+        node: &Node,
+        lone: bool,
+        mut parse: impl FnMut(&str) -> Result<T, Mistake>,
+    ) -> Listed<T> {
         let mut listed = Listed { place: node.place.clone(), good: Vec::new(), spoiled: false };
-        let elements = match node.value {
-            Value::List(elements) => elements,
-            Value::Text(_) | Value::Untyped(_) if lone => vec![node],
+        let elements = match &node.value {
+            Value::List(elements) => &elements[..],
+            _ if lone => std::slice::from_ref(node),
             other => {
                 let mistake = Mistake::new(format!("expected a list of texts, found {}", other.described()));
                 notes.mistake(&listed.place, key, self, mistake.hint("write it in brackets: [\"…\"]"));
                 listed.spoiled = true;
-                return Some(listed);
+                return listed;
             }
         };
-        for element in &elements {
+        for element in elements {
             match self.read(notes, key, element, |value| parse(text(value)?)) {
                 Some(read) => listed.good.push(read),
                 None => listed.spoiled = true,
             }
         }
-        Some(listed)
+        listed
     }
 
     /// The table that `key` holds; an empty one where there is none, so that its keys are known all the same.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::problem::Problem;
 use super::reader::{At, Bounds, Notes, Table, boolean, database, duration, one_of, spelt, text};
-use super::tree::{Node, Value};
+use super::tree::Node;
 use super::{SourceConfig, guard, notify, zone};
 use crate::language::Mistake;
 use crate::language::action::Action;
@@ -38,6 +38,9 @@ const DEFAULT_THRESHOLD: Duration = Duration::from_secs(300);
 
 /// Of one entry, at one eviction: more than this could not go in one batch.
 const MAX_COMPANIONS: usize = 64;
+
+/// Each pattern of a list is a walk through the database.
+const MAX_PATTERNS: usize = 64;
 
 /// A newest of more times than this is a mistake.
 const MAX_TIMES: usize = 8;
@@ -135,20 +138,23 @@ fn container(table: &mut Table, notes: &mut Notes) -> Option<Container> {
         let mistake = Mistake::new(format!("it stands beside `{}`, and a source has one container", kind.as_str()));
         notes.mistake(&node.place, other.as_str(), table, mistake.hint("write a [[source]] for each"));
     }
-    let read = table.read(notes, kind.as_str(), node, |value| match value {
-        Value::List(_) => {
-            Err(Mistake::new("lists are not supported by this version").hint("write a [[source]] for each"))
-        }
-        value => Container::parse(*kind, text(value)?),
-    })?;
-    if let Container::Keys(pattern) = &read.value
-        && pattern.literal_prefix().is_empty()
-    {
+    let listed = table.texts(notes, kind.as_str(), node, true, |text| Container::pattern(*kind, text));
+    for read in listed.good.iter().filter(|read| read.value.literal_prefix().is_empty()) {
         let mistake = Mistake::new("the pattern does not begin with a literal, so keys of others may match");
         notes.warning(&read.place, kind.as_str(), table, mistake.hint("look with --dry-run at what it finds"));
     }
+    let patterns: Vec<Pattern> = listed.good.into_iter().map(|read| read.value).collect();
     // Of two containers neither can be believed.
-    if found.len() > 1 { None } else { Some(read.value) }
+    if listed.spoiled || found.len() > 1 {
+        return None;
+    }
+    let container = if patterns.len() > MAX_PATTERNS {
+        Err(Mistake::new(format!("{} keys are too many; at most {MAX_PATTERNS}", patterns.len()))
+            .hint("write one pattern for them, or several sources"))
+    } else {
+        Container::new(*kind, patterns)
+    };
+    container.map_err(|mistake| notes.mistake(&listed.place, kind.as_str(), table, mistake)).ok()
 }
 
 fn last_ping(table: &mut Table, container: Option<&Container>, notes: &mut Notes) -> Option<LastPing> {

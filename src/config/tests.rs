@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::language::notify::{Payload, Target};
-use crate::language::source::{Container, LastPing};
+use crate::language::source::LastPing;
 use crate::store::connect::{Endpoint, Password};
 
 const GOLDEN: &str = "src/config/wrong_configurations.txt";
@@ -62,7 +62,7 @@ fn the_smallest_file_gets_every_default() {
     assert_eq!(hub.timing.heartbeat_interval, Duration::from_secs(30));
     assert_eq!(hub.guard, policy::guard::Settings::default());
     assert_eq!(hub.source.last_ping, LastPing::Score);
-    assert!(matches!(&hub.source.container, Container::Zset(key) if **key == *b"presence:online"));
+    assert_eq!(hub.source.container.describe(), "zset presence:online");
     assert!(!hub.dry_run && hub.source.deadline.is_zero() && config.warnings.is_empty());
 }
 
@@ -91,15 +91,24 @@ format = "unix-ms"
 threshold = "1s"
 heartbeat_interval = "100ms"
 companions = ["UNLINK chat:conn:{id}"]
+[[source]]
+name = "many-rooms"
+zset = "room:{room}:seen"
+companions = ["SREM room:{room}:conns {id}", "UNLINK room:{room}:conn:{id}"]
+[[source]]
+name = "tagged"
+zset = "chats:{{{room}}}:seen"
+companions = ["SREM chats:{{{room}}}:conns {id}", "UNLINK chats:conn:{id}"]
 "#,
     ));
     assert_eq!(config.warnings, []);
-    let [signalr, conns, rooms] = config.sources.as_slice() else { panic!("three sources") };
+    let [signalr, conns, rooms, _, tagged] = config.sources.as_slice() else { panic!("five sources") };
     assert!(matches!(&signalr.source.last_ping, LastPing::Value(parts) if parts.len() == 2));
     assert_eq!(conns.source.companions[1].key.len(), 2);
     assert_eq!((conns.guard.max_evict_rate, conns.guard.silence_release), (None, None));
     assert_eq!(conns.guard.reconnect_grace, signalr.guard.reconnect_grace);
-    assert!(matches!(&rooms.source.container, Container::Zset(key) if **key == *b"chat:{lobby}:seen"));
+    assert_eq!(rooms.source.container.describe(), "zset chat:{lobby}:seen");
+    assert_eq!(tagged.source.container.describe(), "zset chats:{*}:seen");
 }
 
 #[test]
@@ -324,6 +333,49 @@ fn a_companion_that_is_an_entry_of_another_source_is_warned_about() {
         warnings,
         [
             "reaper.toml:2:8: the companion `UNLINK conn:{id}` of [[source]] \"hub\" can remove entries of [[source]] \"conns\" that were not judged there\n  hint: leave it out, unless both describe the same clients and age together"
+        ]
+    );
+}
+
+#[test]
+fn two_sources_that_can_share_a_key_are_warned_about() {
+    let sources = |texts: &[&str]| {
+        let table = |(n, text): (usize, &&str)| format!("[[source]]\nname = \"s{n}\"\n{text}\n");
+        let text: String = texts.iter().enumerate().map(table).collect();
+        accepted(inputs(&text)).warnings.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let rooms = "zset = \"room:{room}:seen\"";
+    assert_eq!(
+        sources(&[rooms, "zset = [\"hall:seen\", \"room:lobby:seen\"]"]),
+        [
+            "reaper.toml:5:8: `room:lobby:seen` of [[source]] \"s1\" and `room:*:seen` of [[source]] \"s0\" can be the same key: its entries belong to both, and go as soon as either allows it\n  hint: let each key belong to one source"
+        ]
+    );
+    let apart = [
+        [rooms, "zset = \"room:{room}:left\""],
+        [rooms, "hash = \"room:{room}:seen\""],
+        [rooms, "zset = \"room:lobby:seen\"\ndb = 1"],
+        ["keys = \"conn:{id}\"", "keys = \"conn:{id}\"\nlast_ping = \"field at\""],
+        [rooms, "zset = \"hall:seen\"\ncompanions = [\"SREM room:lobby:seen {id}\"]"],
+    ];
+    for texts in apart {
+        assert_eq!(sources(&texts), [""; 0], "{texts:?}");
+    }
+    let steered = [rooms, "zset = \"hall:seen\"\ncompanions = [\"ZREM room:lobby:seen {id}\"]"];
+    assert!(sources(&steered)[0].contains("can remove entries of [[source]] \"s0\""));
+}
+
+#[test]
+fn a_list_of_patterns_is_checked_one_by_one() {
+    let text = "[[source]]\nname = \"a\"\nzset = [\"room:{room}:seen\", \"{room}:seen\"]\nguard.max_keys = 7\n";
+    let config = accepted(inputs(text));
+    assert_eq!(config.sources[0].guard.max_keys, 7);
+    assert_eq!(config.sources[0].source.container.describe(), "zset room:*:seen, *:seen");
+    let warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        warnings,
+        [
+            "reaper.toml:3:29: `zset` of [[source]] \"a\": the pattern does not begin with a literal, so keys of others may match\n  hint: look with --dry-run at what it finds"
         ]
     );
 }

@@ -1,6 +1,6 @@
 //! What goes with an entry: `SREM user:{json:/UserId}:connections {id}`.
 
-use super::template::{Ref, Scope, Template};
+use super::template::{Layout, Ref, Scope, Template};
 use super::{Mistake, nearest, shown, words};
 
 /// Keys of our own stand below this.
@@ -131,25 +131,25 @@ pub(super) fn check_key(of: &str, key: &Template, word: &[u8]) -> Result<(), Mis
 
 /// What a client wrote must not steer an `UNLINK` to somebody else's key.
 fn check_unlink(key: &Template, word: &[u8], scope: &Scope<'_>) -> Result<(), Mistake> {
+    // The key of a container is shared by its entries.
+    let contained = matches!(scope.layout, Some(Layout::Zset | Layout::Hash));
     let own = key.refs().any(|name| match name {
-        Ref::Id | Ref::Member | Ref::Key => true,
+        Ref::Id | Ref::Member => true,
+        Ref::Key => !contained,
         Ref::Capture(index) => scope.captures.get(*index).is_some_and(|name| name == "id"),
         Ref::Value | Ref::Score | Ref::Json(_) | Ref::Field(_) => false,
     });
     if own {
         return Ok(());
     }
-    let what = format!(
-        "`UNLINK {}` holds none of `{{id}}`, `{{member}}`, `{{key}}`: it can remove what others still use",
-        shown(word)
-    );
+    let names = if contained { "neither `{id}` nor `{member}`" } else { "neither `{id}` nor `{key}`" };
+    let what = format!("`UNLINK {}` holds {names}: it can remove what others still use", shown(word));
     Err(Mistake::new(what)
         .hint("unlink only keys of this one entry; `trusted = true` allows it where clients cannot choose the value"))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::template::Layout;
     use super::*;
 
     fn parse(text: &str, trusted: bool) -> Result<Action, Mistake> {
@@ -214,13 +214,24 @@ mod tests {
         check("UNLINK user:{id}", Verb::Unlink, 1, 0);
         check("UNLINK user:{key}:{value}", Verb::Unlink, 1, 0);
         let loose = |key: &str| {
-            format!(
-                "`UNLINK {key}` holds none of `{{id}}`, `{{member}}`, `{{key}}`: it can remove what others still use"
-            )
+            format!("`UNLINK {key}` holds neither `{{id}}` nor `{{key}}`: it can remove what others still use")
         };
         refused("UNLINK user:{tenant}", &loose("user:{tenant}"));
         refused("UNLINK user:{id} user:{value}", &loose("user:{value}"));
         refused("UNLINK everything", &loose("everything"));
         assert!(parse("UNLINK user:{value}", true).is_ok());
+    }
+
+    #[test]
+    fn the_key_of_a_container_is_nobodys_own_name() {
+        let captures = ["room".to_owned()];
+        let scope = Scope { layout: Some(Layout::Zset), captures: &captures };
+        let what = |text| Action::parse(text, &scope, false).map(|_| ()).unwrap_err().what;
+        for shared in ["UNLINK meta:{key}", "UNLINK meta:{room}"] {
+            let said =
+                format!("`{shared}` holds neither `{{id}}` nor `{{member}}`: it can remove what others still use");
+            assert_eq!(what(shared), said);
+        }
+        assert!(Action::parse("UNLINK meta:{room}:{id} meta:{key}:{member}", &scope, false).is_ok());
     }
 }

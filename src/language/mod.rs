@@ -13,6 +13,7 @@ pub mod action;
 pub mod notify;
 mod overlap;
 pub mod pattern;
+pub mod patterns;
 mod pointer;
 pub mod source;
 pub mod template;

@@ -483,7 +483,7 @@ mod tests {
 
     #[track_caller]
     fn check_stream(kind: Kind, container: &str, ignore: &[&str], key: &str, expected: Result<&[u8], &str>) {
-        let container = Container::parse(kind, container).unwrap();
+        let container = Container::new(kind, vec![Pattern::parse(container, "the key").unwrap()]).unwrap();
         let ignore: Vec<Pattern> = ignore.iter().map(|text| Pattern::parse(text, "the pattern").unwrap()).collect();
         let layout = if kind == Kind::Keys { Layout::Strings } else { Layout::Zset };
         let scope = Scope { layout: Some(layout), captures: container.captures() };

@@ -9,6 +9,8 @@ pub(super) enum Token {
     One,
     /// Any bytes, or none.
     Star,
+    /// Some text that shares no byte with the other shape.
+    Alien,
 }
 
 /// Whether some text has both shapes.
@@ -27,6 +29,7 @@ pub(super) fn overlap(a: &[Token], b: &[Token]) -> bool {
                     below[j] || meets[j + 1]
                 }
                 (Some(Token::Byte(x)), Some(Token::Byte(y))) => x == y && below[j + 1],
+                (Some(Token::Byte(_)), Some(Token::Alien)) | (Some(Token::Alien), Some(Token::Byte(_))) => false,
                 (Some(_), Some(_)) => below[j + 1],
                 (None, Some(_)) | (Some(_), None) => false,
             };

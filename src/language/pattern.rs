@@ -146,9 +146,24 @@ impl Pattern {
         overlap::overlap(&self.shape(), &shape_of(template))
     }
 
+    /// Whether `template` has this shape by its own text, whatever its values are; and not just for values that spell out
+    /// a part of this pattern.
+    pub fn catches_template(&self, template: &Template) -> bool {
+        let shape = template.parts().iter().flat_map(|part| match part {
+            Part::Literal(bytes) => bytes.iter().map(|byte| Token::Byte(*byte)).collect(),
+            Part::Ref(_) => vec![Token::Alien],
+        });
+        overlap::overlap(&self.shape(), &shape.collect::<Vec<_>>())
+    }
+
     /// Whether every filling of `template` surely has this shape.
     pub fn covers_template(&self, template: &Template) -> bool {
         overlap::covers(&self.shape(), &shape_of(template))
+    }
+
+    /// Whether some bytes can have both shapes. When in doubt, they can.
+    pub(super) fn can_match(&self, other: &Self) -> bool {
+        overlap::overlap(&self.shape(), &other.shape())
     }
 
     /// Whether all that `other` matches surely has this shape.
@@ -321,6 +336,27 @@ mod tests {
         let template = Template::parse(template.as_bytes(), &scope).unwrap();
         assert_eq!(pattern.can_match_template(&template), can, "{text} can match");
         assert_eq!(pattern.covers_template(&template), covered, "{text} covers");
+    }
+
+    #[test]
+    fn a_template_is_caught_by_its_own_text_alone() {
+        let captures = ["id".to_owned()];
+        let scope = Scope { layout: Some(super::super::template::Layout::Strings), captures: &captures };
+        for (text, template, expected) in [
+            ("room:{a}:seen", "room:{id}:seen", true),
+            ("room:{a}:seen", "room:all:seen", true),
+            ("room:{a}:seen", "room:{id}:conn:{id}", false),
+            ("room:{a}:seen", "room:{id}", false),
+            ("room:{a}", "room:{id}:conn:{value}", true),
+            ("room:{a}", "room:{value}", true),
+            ("room:{a}", "room:", false),
+            ("{a}:seen", "user:{id}:seen", true),
+            ("a:{a}:{b}", "a:{id}", false),
+            ("a:{a}:{b}", "a:{id}:{id}", true),
+        ] {
+            let template = Template::parse(template.as_bytes(), &scope).unwrap();
+            assert_eq!(pattern(text).catches_template(&template), expected, "{text} {template:?}");
+        }
     }
 
     #[test]

@@ -4,9 +4,10 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::action::{Action, MIN_LITERAL, OWN_PREFIX};
+use super::action::{Action, MIN_LITERAL, OWN_PREFIX, Verb};
 use super::notify::Notification;
 use super::pattern::Pattern;
+use super::patterns::Patterns;
 use super::template::{Layout, Part, Pointer, Ref, Template};
 use super::value::Value;
 use super::{Mistake, shown};
@@ -40,12 +41,12 @@ pub struct Source {
 /// Where the entries of a source are.
 #[derive(Clone, Debug)]
 pub enum Container {
-    /// The members of the sorted set at this key.
-    Zset(Bytes),
-    /// The fields of the hash at this key.
-    Hash(Bytes),
+    /// The members of the sorted sets at these keys.
+    Zset(Patterns),
+    /// The fields of the hashes at these keys.
+    Hash(Patterns),
     /// The keys that match.
-    Keys(Pattern),
+    Keys(Patterns),
 }
 
 /// Where an entry's last ping stands. Of several times the newest present counts; one that is present and unreadable
@@ -83,6 +84,21 @@ impl Kind {
             Self::Keys => "keys",
         }
     }
+
+    /// What a person calls such containers; none where entries are keys.
+    pub const fn containers(self) -> Option<&'static str> {
+        match self {
+            Self::Zset => Some("sorted sets"),
+            Self::Hash => Some("hashes"),
+            Self::Keys => None,
+        }
+    }
+
+    /// Whether a command can write to such a container at all: on a key of another type the script leaves everything
+    /// whole.
+    const fn is_hit_by(self, verb: Verb) -> bool {
+        !matches!((self, verb), (Self::Zset, Verb::Srem | Verb::Hdel) | (Self::Hash, Verb::Srem | Verb::Zrem))
+    }
 }
 
 // === impl Source ===
@@ -102,29 +118,44 @@ impl Source {
     pub fn ignores(&self, name: &[u8]) -> bool {
         self.ignore.iter().any(|pattern| pattern.matches(name))
     }
+
+    /// Whether this write to this key would hit a container, or an entry's own key: no companion may.
+    pub fn is_hit_by(&self, verb: Verb, key: &[u8]) -> bool {
+        let kind = self.container.kind();
+        kind.is_hit_by(verb) && self.container.matches(key) && !(kind == Kind::Keys && self.ignores(key))
+    }
 }
 
 // === impl Container ===
 
 impl Container {
-    /// Reads the key of a sorted set or hash, or the pattern of the keys.
-    pub fn parse(kind: Kind, text: &str) -> Result<Self, Mistake> {
+    /// Reads the key or pattern of sorted sets or hashes, or the pattern of the keys.
+    ///
+    /// # Errors
+    /// It is no pattern, or one that reaches too far or nowhere.
+    pub fn pattern(kind: Kind, text: &str) -> Result<Pattern, Mistake> {
         let pattern = Pattern::parse(text, if kind == Kind::Keys { "the pattern" } else { "the key" })?;
         if pattern.literal_prefix().starts_with(OWN_PREFIX) {
             return Err(Mistake::new("keys under `presence-reaper:` are our own, and hold no entries"));
         }
         match (kind, pattern.literal()) {
-            (Kind::Zset, Some(key)) => Ok(Self::Zset(key)),
-            (Kind::Hash, Some(key)) => Ok(Self::Hash(key)),
-            (Kind::Zset | Kind::Hash, None) => {
-                let many = if kind == Kind::Zset { "sorted sets" } else { "hashes" };
-                Err(Mistake::new(format!("patterns over many {many} are not supported by this version"))
-                    .hint("name one key; a literal brace is written `{{`"))
-            }
-            (Kind::Keys, _) if pattern.longest_literal() < MIN_LITERAL => Err(Mistake::new(format!(
+            (Kind::Zset | Kind::Hash, Some(_)) => Ok(pattern),
+            _ if pattern.longest_literal() < MIN_LITERAL => Err(Mistake::new(format!(
                 "the pattern has no {MIN_LITERAL} literal bytes in a row: it would match half the database"
             ))
             .hint("name what all such keys share, as in `conn:{id}`")),
+            (Kind::Zset | Kind::Hash, None) if pattern.names().iter().any(|name| name == "id") => {
+                let (one, instead) = match kind {
+                    Kind::Zset => ("a sorted set", "name it after what such a key is of, as in `room:{room}:seen`"),
+                    _ => (
+                        "a hash",
+                        "where each client has a hash of its own write `keys` instead of `hash`; else name it after what \
+                         such a key is of, as in `clients:{shard}`",
+                    ),
+                };
+                Err(Mistake::new(format!("`{{id}}` names an entry, and the key of {one} is shared by many"))
+                    .hint(instead))
+            }
             (Kind::Keys, Some(key)) => {
                 let mistake = Mistake::new("the pattern matches one single key");
                 Err(if key.contains(&b'*') {
@@ -135,8 +166,21 @@ impl Container {
                     )
                 })
             }
-            (Kind::Keys, None) => Ok(Self::Keys(pattern)),
+            (_, None) => Ok(pattern),
         }
+    }
+
+    /// All the keys of a source.
+    ///
+    /// # Errors
+    /// There are none, or they differ in their captures.
+    pub fn new(kind: Kind, patterns: Vec<Pattern>) -> Result<Self, Mistake> {
+        let patterns = Patterns::new(patterns)?;
+        Ok(match kind {
+            Kind::Zset => Self::Zset(patterns),
+            Kind::Hash => Self::Hash(patterns),
+            Kind::Keys => Self::Keys(patterns),
+        })
     }
 
     /// Which of the three it is.
@@ -148,47 +192,103 @@ impl Container {
         }
     }
 
-    /// Kind and key for a person: `zset presence:online`, `keys conn:*`.
+    /// The keys and patterns.
+    pub const fn patterns(&self) -> &Patterns {
+        match self {
+            Self::Zset(patterns) | Self::Hash(patterns) | Self::Keys(patterns) => patterns,
+        }
+    }
+
+    /// Kind and keys for a person: `zset presence:online`, `keys conn:*`.
     pub fn describe(&self) -> String {
-        let key = match self {
-            Self::Zset(key) | Self::Hash(key) => shown(key),
-            Self::Keys(pattern) => shown(&pattern.glob()),
-        };
-        format!("{} {key}", self.kind().as_str())
+        format!("{} {}", self.kind().as_str(), self.shapes())
     }
 
     /// Where in an entry's key stands what the configuration does not spell out; all of it, if in doubt.
     pub fn blanks(&self, key: &[u8]) -> Vec<Range<usize>> {
-        let blanks = match self {
-            Self::Zset(own) | Self::Hash(own) => (**own == *key).then(Vec::new),
-            Self::Keys(pattern) => pattern.blanks(key),
-        };
+        let blanks = self.patterns().find(key).and_then(|own| own.blanks(key));
         blanks.unwrap_or_else(|| std::iter::once(0..key.len()).collect())
     }
 
-    /// The names that the key pattern captures.
+    /// The keys alone.
+    pub fn shapes(&self) -> String {
+        self.patterns().iter().map(described).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The names that the key patterns capture.
     pub fn captures(&self) -> &[String] {
-        match self {
-            Self::Zset(_) | Self::Hash(_) => &[],
-            Self::Keys(pattern) => pattern.names(),
-        }
+        self.patterns().names()
     }
 
-    /// Whether some filling of `key` is the container's key, or an entry's.
+    /// Whether this is the key of a container, or has the shape of an entry's.
+    pub fn matches(&self, key: &[u8]) -> bool {
+        self.patterns().find(key).is_some()
+    }
+
+    /// Whether the configuration names this very key, instead of a pattern that it matches.
+    pub fn names_exactly(&self, key: &[u8]) -> bool {
+        self.patterns().exact().any(|exact| *exact == *key)
+    }
+
+    /// A key that both may have, if there can be one: the shapes of the two.
+    pub fn meets(&self, other: &Self) -> Option<[String; 2]> {
+        let pairs = self.patterns().iter().flat_map(|one| other.patterns().iter().map(move |other| [one, other]));
+        let mut meeting = pairs.filter(|[one, other]| one.can_match(other));
+        meeting.next().map(|pair| pair.map(described))
+    }
+
+    /// Whether some filling of `key` is an exact key of the source, or has the shape of an entry's. A container that a
+    /// pattern finds is of its own type, and what needs another leaves it alone.
     pub fn can_be(&self, key: &Template) -> bool {
-        match self {
-            Self::Keys(own) => own.can_match_template(key),
-            Self::Zset(own) | Self::Hash(own) => key.can_be(own),
-        }
+        let by_shape = self.kind() == Kind::Keys;
+        self.patterns().iter().filter(|own| by_shape || own.literal().is_some()).any(|own| own.can_match_template(key))
     }
 
-    /// Refuses a companion that can hit the container or another entry: it would remove the living.
+    /// Whether some filling of the companion can hit a container, or an entry's own key.
+    pub fn can_be_hit_by(&self, action: &Action, ignore: &[Pattern]) -> bool {
+        let kind = self.kind();
+        let spared = |key: &Template| kind == Kind::Keys && ignore.iter().any(|pattern| pattern.covers_template(key));
+        let reached = |key: &Template| self.patterns().iter().any(|own| own.can_match_template(key));
+        kind.is_hit_by(action.verb) && action.key.iter().any(|key| reached(key) && !spared(key))
+    }
+
+    /// Refuses a companion that can hit a container or another entry: it would remove the living.
+    ///
+    /// # Errors
+    /// It can.
     pub fn check_companion(&self, action: &Action, ignore: &[Pattern]) -> Result<(), Mistake> {
-        action.key.iter().try_for_each(|key| match self {
-            Self::Keys(own) => check_beside_keys(own, key, action, ignore),
-            Self::Zset(own) | Self::Hash(own) => check_beside_container(own, key, action, ignore),
+        let pairs = action.key.iter().flat_map(|key| self.patterns().iter().map(move |own| (key, own)));
+        pairs.into_iter().try_for_each(|(key, own)| match (self.kind(), own.literal()) {
+            (Kind::Keys, _) => check_beside_keys(own, key, action, ignore),
+            (Kind::Zset | Kind::Hash, Some(own)) => check_beside_container(&own, key, action, ignore),
+            (kind, None) => check_beside_containers(kind, own, key, action),
         })
     }
+}
+
+/// A key as it is, a pattern as the server takes it.
+fn described(pattern: &Pattern) -> String {
+    pattern.literal().map_or_else(|| shown(&pattern.glob()), |key| shown(&key))
+}
+
+/// An id or a value may spell out a part of the pattern and so lead a companion astray, which shows only when it is filled
+/// in: such an entry is left whole. Refused is what leads there by its own text. `ignore` is about members, and vouches
+/// for no key.
+fn check_beside_containers(kind: Kind, own: &Pattern, key: &Template, action: &Action) -> Result<(), Mistake> {
+    if !kind.is_hit_by(action.verb) || !own.catches_template(key) {
+        return Ok(());
+    }
+    let (text, containers) = (shown(action.text.as_bytes()), kind.containers().unwrap_or_default());
+    let mistake = Mistake::new(format!(
+        "the companion `{text}` hits {containers} of the source itself: it could remove living entries"
+    ));
+    let shape = key.as_pattern().and_then(|text| Pattern::parse(&text, "").ok());
+    Err(if shape.is_some_and(|shape| shape.covers(own) && own.covers(&shape)) {
+        mistake.hint("the entry itself goes without being named: leave it out")
+    } else {
+        let own = described(own);
+        mistake.hint(format!("only a key that does not look like `{own}` is safe: it begins or ends with other text"))
+    })
 }
 
 fn check_beside_keys(own: &Pattern, key: &Template, action: &Action, ignore: &[Pattern]) -> Result<(), Mistake> {
@@ -309,10 +409,14 @@ mod tests {
     use super::super::template::Scope;
     use super::*;
 
+    fn container(kind: Kind, texts: &[&str]) -> Container {
+        Container::new(kind, texts.iter().map(|text| Container::pattern(kind, text).unwrap()).collect()).unwrap()
+    }
+
     /// Whether a companion beside this container is allowed.
     #[track_caller]
-    fn check(kind: Kind, container: &str, ignore: &[&str], companion: &str, allowed: bool) {
-        let container = Container::parse(kind, container).unwrap();
+    fn check(kind: Kind, text: &str, ignore: &[&str], companion: &str, allowed: bool) {
+        let container = container(kind, &[text]);
         let layout = LastPing::default_of(kind).layout(kind);
         let scope = Scope { layout: Some(layout), captures: container.captures() };
         let action = Action::parse(companion, &scope, true).unwrap();
@@ -351,8 +455,58 @@ mod tests {
     }
 
     #[test]
+    fn a_companion_beside_containers_by_pattern_must_be_none_of_them() {
+        let rooms = "room:{room}:seen";
+        check(Kind::Zset, rooms, &[], "UNLINK room:{room}:conn:{id}", true);
+        check(Kind::Zset, rooms, &[], "ZREM room:{room}:joined {id}", true);
+        check(Kind::Zset, rooms, &[], "ZREM lobby:seen {id}", true);
+        check(Kind::Zset, rooms, &[], "ZREM room:{room}:seen {id}", false);
+        check(Kind::Zset, rooms, &[], "ZREM room:all:seen {id}", false);
+        check(Kind::Zset, rooms, &["all"], "ZREM room:all:seen {id}", false);
+        check(Kind::Zset, rooms, &[], "UNLINK room:{id}", true);
+        check(Kind::Zset, "room:{room}", &[], "UNLINK room:{id}", false);
+        check(Kind::Zset, rooms, &[], "UNLINK room:{room}:joined room:{id}:seen", false);
+        check(Kind::Hash, "clients:{shard}", &[], "HDEL clients:index {id}", false);
+        check(Kind::Hash, "clients:{shard}", &[], "HDEL client:index {id}", true);
+    }
+
+    #[test]
+    fn a_companion_that_cannot_write_to_such_a_container_may_have_its_shape() {
+        check(Kind::Zset, "room:{room}", &[], "SREM room:{room}:conns {id}", true);
+        check(Kind::Zset, "room:{room}", &[], "HDEL room:{room}:names {id}", true);
+        check(Kind::Zset, "room:{room}", &[], "ZREM room:{room}:conns {id}", false);
+        check(Kind::Zset, "room:{room}", &[], "UNLINK room:{room}:conn:{id}", false);
+        check(Kind::Hash, "room:{room}", &[], "ZREM room:{room}:conns {id}", true);
+        check(Kind::Hash, "room:{room}", &[], "HDEL room:{room}:names {id}", false);
+        check(Kind::Keys, "room:{id}", &[], "SREM room:{id}:conns {id}", false);
+    }
+
+    #[test]
+    fn every_key_of_a_list_is_kept_clear_of_companions() {
+        let container = container(Kind::Zset, &["lobby:seen", "room:{_}:seen"]);
+        let scope = Scope { layout: Some(Layout::Zset), captures: container.captures() };
+        for (companion, allowed) in
+            [("ZREM lobby:seen {id}", false), ("ZREM room:1:seen {id}", false), ("ZREM lobby:joined {id}", true)]
+        {
+            let action = Action::parse(companion, &scope, true).unwrap();
+            assert_eq!(container.check_companion(&action, &[]).is_ok(), allowed, "{companion}");
+        }
+        assert_eq!(container.describe(), "zset lobby:seen, room:*:seen");
+    }
+
+    #[test]
+    fn two_sources_meet_where_a_key_can_belong_to_both() {
+        let rooms = container(Kind::Zset, &["room:{room...}:seen"]);
+        let meets = |text: &str| rooms.meets(&container(Kind::Zset, &[text]));
+        assert_eq!(meets("room:1:seen"), Some(["room:*:seen", "room:1:seen"].map(str::to_owned)));
+        assert_eq!(meets("{_}:1:seen"), Some(["room:*:seen", "*:1:seen"].map(str::to_owned)));
+        assert_eq!(meets("room::seen"), None, "a capture is never empty");
+        assert_eq!(meets("room:{room}:conns"), None);
+    }
+
+    #[test]
     fn the_key_itself_is_read_as_bytes_with_its_braces() {
-        let Container::Zset(key) = Container::parse(Kind::Zset, r#""{{a}} \xff""#).unwrap() else { panic!("a zset") };
-        assert_eq!(*key, *b"{a} \xff");
+        let key = container(Kind::Zset, &[r#""{{a}} \xff""#]);
+        assert!(key.names_exactly(b"{a} \xff") && key.matches(b"{a} \xff") && !key.matches(b"{a} \xff!"));
     }
 }

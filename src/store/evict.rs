@@ -42,6 +42,8 @@ pub struct Prepared {
     pub(super) notices: Vec<Notice>,
     /// Notifications that want a value which is absent.
     pub(super) unsaid: usize,
+    /// A companion would write to a container of the source, or to another entry.
+    pub(super) trespasses: bool,
 }
 
 impl Prepared {
@@ -55,12 +57,12 @@ impl Prepared {
         self.skipped
     }
 
-    /// Whether a companion or a stream would reach into our own keys or the source's container. The configuration is
+    /// Whether a companion or a stream would reach into our own keys or those of the source. The configuration is
     /// refused where that can be seen at load; an id may still spell it.
     fn strays(&self) -> bool {
         let companions = self.deeds.split_last().map_or(&[][..], |(_, companions)| companions);
         let mut keys = companions.iter().flat_map(|deed| &deed.keys).chain(self.streams());
-        keys.any(|key| key.starts_with(OWN_PREFIX) || **key == *self.id.key)
+        self.trespasses || keys.any(|key| key.starts_with(OWN_PREFIX) || **key == *self.id.key)
     }
 
     /// Reads, type checks, writes and messages.
@@ -561,6 +563,7 @@ mod tests {
             skipped: 0,
             notices: vec![],
             unsaid: 0,
+            trespasses: false,
         }
     }
 
@@ -576,6 +579,7 @@ mod tests {
             skipped: 0,
             notices: vec![],
             unsaid: 0,
+            trespasses: false,
         }
     }
 
@@ -658,5 +662,6 @@ mod tests {
         let own = [deed(Verb::Unlink, "presence-reaper:state", &[])];
         check(vec![field("a", &own), field("b", &[deed(Verb::Unlink, "h", &[])]), field("c", &[])], &[1]);
         check(vec![hash("k", &["t"], &[deed(Verb::Hdel, "k", &["u"])])], &[]);
+        check(vec![Prepared { trespasses: true, ..field("a", &[]) }, field("b", &[])], &[1]);
     }
 }

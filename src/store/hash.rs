@@ -1,4 +1,8 @@
-//! One hash: an entry is a field, its value holds the last ping.
+//! Hashes: an entry is a field, its value holds the last ping.
+
+use std::collections::BTreeMap;
+
+use redis::Value;
 
 use super::connect::{Link, Live};
 use super::error::Error;
@@ -10,37 +14,60 @@ use crate::policy::entry::{Bytes, EntryId, Now};
 use crate::policy::survey::Survey;
 
 pub(super) async fn survey(reading: &Reading<'_>, key: &Bytes, survey: &mut Survey) -> Result<(), Error> {
-    let source = reading.source;
     scan::walk(reading, "HSCAN", key, survey, |survey, now, field, value| {
-        if !source.ignores(&field) {
-            let own = Own::Value(reply::some_bytes(value)?);
-            own::observe(source, &own, now, survey, || EntryId::member(key.clone(), field));
-        }
-        Ok(())
+        observe(reading.source, key, now, field, value, survey)
     })
     .await
+}
+
+/// Counts a field as read at `now`.
+pub(super) fn observe(
+    source: &Source,
+    key: &Bytes,
+    now: Now,
+    field: Vec<u8>,
+    value: Value,
+    survey: &mut Survey,
+) -> Result<(), reply::Unexpected> {
+    if !source.ignores(&field) {
+        let own = Own::Value(reply::some_bytes(value)?);
+        own::observe(source, &own, now, survey, || EntryId::member(key.clone(), field));
+    }
+    Ok(())
 }
 
 pub(super) async fn look(
     link: &Link,
     live: &Live,
     source: &Source,
-    key: &Bytes,
     ids: &[EntryId],
 ) -> Result<(Now, Vec<Found>), Error> {
     let doing = super::looking(source);
+    let mut of_key: BTreeMap<&Bytes, Vec<usize>> = BTreeMap::new();
+    ids.iter().enumerate().for_each(|(at, id)| of_key.entry(&id.key).or_default().push(at));
     let mut commands = redis::pipe();
     commands.cmd("TIME");
-    if !ids.is_empty() {
-        let fields: Vec<&[u8]> = ids.iter().map(EntryId::name).collect();
+    for (key, places) in &of_key {
+        let fields: Vec<&[u8]> = places.iter().map(|at| ids[*at].name()).collect();
         commands.cmd("HMGET").arg(&key[..]).arg(fields);
     }
     let mut replies = link.ask(live, Purpose::Read, &doing, &commands).await?.into_iter();
     let now = link.now(&doing, replies.next().unwrap_or_default())?;
-    let unexpected = |unexpected| link.unexpected(&doing, unexpected);
-    let values = replies.next().map_or_else(|| Ok(Vec::new()), reply::array).map_err(unexpected)?;
-    let found = ids.iter().zip(values).map(|(id, value)| {
-        Ok(reply::bytes(value)?.map_or(Found::Gone, |value| Found::entry(source, id, Own::Value(value), now)))
-    });
-    Ok((now, found.collect::<Result<_, _>>().map_err(unexpected)?))
+    let mut found = vec![Found::Gone; ids.len()];
+    for (places, reply) in of_key.into_values().zip(replies) {
+        let read = || {
+            if places.first().is_some_and(|at| super::became_another(source, &ids[*at], &reply)) {
+                places.iter().for_each(|at| found[*at] = Found::WrongType);
+                return Ok(());
+            }
+            places.iter().zip(reply::array(reply)?).try_for_each(|(at, value)| {
+                if let Some(value) = reply::bytes(value)? {
+                    found[*at] = Found::entry(source, &ids[*at], Own::Value(value), now);
+                }
+                Ok(())
+            })
+        };
+        read().map_err(|unexpected| link.unexpected(&doing, unexpected))?;
+    }
+    Ok((now, found))
 }

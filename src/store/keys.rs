@@ -66,7 +66,10 @@ pub(super) async fn survey(reading: &Reading<'_>, pattern: &Pattern, survey: &mu
 
 fn entry_keys(source: &Source, pattern: &Pattern, found: Value) -> Result<Vec<Vec<u8>>, reply::Unexpected> {
     let names = reply::array(found)?.into_iter().map(reply::some_bytes).collect::<Result<Vec<_>, _>>()?;
-    let is_entry = |name: &Vec<u8>| !name.starts_with(OWN_PREFIX) && pattern.matches(name) && !source.ignores(name);
+    // Of a list of patterns a key belongs to the first that matches it, and is counted once.
+    let patterns = source.container.patterns();
+    let is_own = |name: &[u8]| patterns.find(name).is_some_and(|first| std::ptr::eq(first, pattern));
+    let is_entry = |name: &Vec<u8>| !name.starts_with(OWN_PREFIX) && is_own(name) && !source.ignores(name);
     Ok(names.into_iter().filter(is_entry).collect())
 }
 
@@ -184,7 +187,7 @@ impl Reader<'_> {
 }
 
 fn hash(fields: &[Bytes], reply: Value) -> Result<Held, reply::Unexpected> {
-    if matches!(&reply, Value::ServerError(error) if error.code() == "WRONGTYPE") {
+    if reply::is_wrong_type(&reply) {
         return Ok(Held::WrongType);
     }
     let values = reply::array(reply)?.into_iter().map(reply::bytes).collect::<Result<Vec<_>, _>>()?;

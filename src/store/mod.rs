@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use audience::Ask;
 use connect::{Health, Link, Live};
+use containers::Containers;
 use error::{Error, Kind};
 use evict::{Evicted, Prepared};
 use naming::Naming;
@@ -20,6 +21,7 @@ use crate::text::Redaction;
 
 pub mod audience;
 pub mod connect;
+mod containers;
 mod dial;
 pub mod error;
 pub mod evict;
@@ -42,6 +44,7 @@ pub struct Store {
     source: Arc<Source>,
     timing: Timing,
     naming: Naming,
+    max_keys: u32,
 }
 
 /// A whole survey, and the process it was read from.
@@ -95,10 +98,10 @@ impl Found {
 }
 
 impl Store {
-    /// A source as it is found through `link`.
-    pub fn new(link: Arc<Link>, source: Arc<Source>, timing: Timing) -> Self {
+    /// A source as it is found through `link`; of more than `max_keys` containers there is no survey.
+    pub fn new(link: Arc<Link>, source: Arc<Source>, timing: Timing, max_keys: u32) -> Self {
         let naming = Naming::new(Arc::clone(&source), None);
-        Self { link, source, timing, naming }
+        Self { link, source, timing, naming, max_keys }
     }
 
     /// The same, with the ids of its entries hidden where people or programs read of them.
@@ -143,9 +146,13 @@ impl Store {
             Reading { store: self, link, live, source, ask, doing: format!("surveying source {}", source.name) };
         let mut survey = Survey::wanting(self.timing, ask.wanted);
         match &source.container {
-            Container::Zset(key) => zset::survey(&reading, key, &mut survey).await?,
-            Container::Hash(key) => hash::survey(&reading, key, &mut survey).await?,
-            Container::Keys(pattern) => keys::survey(&reading, pattern, &mut survey).await?,
+            Container::Zset(_) | Container::Hash(_) => Containers(&reading).survey(&mut survey).await?,
+            Container::Keys(patterns) => {
+                // bound: as many as are configured
+                for pattern in patterns.iter() {
+                    keys::survey(&reading, pattern, &mut survey).await?;
+                }
+            }
         }
         let after = link.health(live).await?;
         Ok(Surveyed { identity: after.identity, began: before.now, ended: after.now, survey })
@@ -159,8 +166,8 @@ impl Store {
         let (link, source) = (&*self.link, &*self.source);
         let live = link.live().await?;
         let (now, found) = match &source.container {
-            Container::Zset(key) => zset::look(link, &live, source, key, ids).await?,
-            Container::Hash(key) => hash::look(link, &live, source, key, ids).await?,
+            Container::Zset(_) => zset::look(link, &live, source, ids).await?,
+            Container::Hash(_) => hash::look(link, &live, source, ids).await?,
             Container::Keys(_) => keys::look(link, &live, source, ids).await?,
         };
         Ok(Looked { identity: live.identity.clone(), now, found })
@@ -196,6 +203,12 @@ impl Reading<'_> {
     async fn heard(&self, items: usize, survey: &mut Survey) {
         self.ask.audience.hears(items, survey, &self.store.naming).await;
     }
+}
+
+/// Whether a container that a pattern found is another thing by now. What is at an exact key and is none is a mistake
+/// of the operator's, and for the caller to report.
+fn became_another(source: &Source, id: &EntryId, reply: &redis::Value) -> bool {
+    reply::is_wrong_type(reply) && !source.container.names_exactly(&id.key)
 }
 
 fn looking(source: &Source) -> String {

@@ -53,6 +53,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::language::pattern::Pattern;
     use crate::language::source::{Container, Kind, LastPing};
     use crate::policy::ping::Format;
     use crate::policy::zone::Zone;
@@ -61,7 +62,7 @@ mod tests {
         let redaction = Arc::new(Redaction::keyed(&[3; 16]));
         let source = Source {
             name: "hub".into(),
-            container: Container::parse(kind, text).unwrap(),
+            container: Container::new(kind, vec![Pattern::parse(text, "the key").unwrap()]).unwrap(),
             last_ping: LastPing::default_of(kind),
             format: Format::Auto,
             time_zone: Zone::default(),

@@ -141,11 +141,12 @@ pub(super) fn prepare(source: &Source, id: &EntryId, own: Own, last_ping: Option
             None => skipped += 1,
         }
     }
+    let trespasses = deeds.iter().any(|deed| deed.keys.iter().any(|key| source.is_hit_by(deed.verb, key)));
     deeds.push(removal(source, id));
     let known = notify::Values { own: |name: &Ref| values.of(name), last_ping };
     let notices: Vec<_> = source.notify.iter().filter_map(|notification| known.notice(notification)).collect();
     let unsaid = source.notify.len() - notices.len();
-    Prepared { id: id.clone(), probe: probe(id, own), deeds, skipped, notices, unsaid }
+    Prepared { id: id.clone(), probe: probe(id, own), deeds, skipped, notices, unsaid, trespasses }
 }
 
 fn removal(source: &Source, id: &EntryId) -> Deed {
@@ -177,10 +178,7 @@ struct Values<'e> {
 
 impl<'e> Values<'e> {
     fn new(source: &Source, id: &'e EntryId, own: &'e Own) -> Self {
-        let captures = match &source.container {
-            Container::Keys(pattern) => pattern.captures(&id.key).unwrap_or_default(),
-            Container::Zset(_) | Container::Hash(_) => Vec::new(),
-        };
+        let captures = source.container.patterns().captures(&id.key).unwrap_or_default();
         Self { id, own, captures, json: OnceCell::new() }
     }
 

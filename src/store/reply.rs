@@ -36,6 +36,11 @@ fn unexpected<T>(wanted: &str, value: &Value) -> Result<T> {
     Err(Unexpected::shape(format!("expected {wanted}, got {shape}")))
 }
 
+/// Whether the key holds another type than the command is for.
+pub(super) fn is_wrong_type(value: &Value) -> bool {
+    matches!(value, Value::ServerError(error) if Kind::of_code(error.code()) == Kind::WrongType)
+}
+
 /// A string; none for nil.
 pub(super) fn bytes(value: Value) -> Result<Option<Vec<u8>>> {
     match value {

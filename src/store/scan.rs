@@ -1,4 +1,4 @@
-//! What the scanning layouts share: the size of a page, and the walk over a container.
+//! What the scanning layouts share: the size of a page, and the walks over names and over a container.
 
 use redis::Value;
 
@@ -40,6 +40,35 @@ impl PageSize {
             self.0 = (self.0 * 2).min(Self::LARGEST);
         }
     }
+}
+
+/// Walks the names of the keys of one type that a glob matches; `each` may refuse to go on.
+pub(super) async fn keys(
+    reading: &Reading<'_>,
+    glob: &[u8],
+    kind: &str,
+    mut each: impl FnMut(Vec<u8>) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let Reading { link, live, doing, .. } = reading;
+    let mut size = PageSize::new();
+    let mut cursor = 0;
+    // bound: until the server's cursor is back at 0, and never more than MAX_PAGES
+    for _ in 0..MAX_PAGES {
+        let mut commands = redis::pipe();
+        commands.cmd("SCAN").arg(cursor).arg("MATCH").arg(glob).arg("COUNT").arg(size.items()).arg("TYPE").arg(kind);
+        let [page] = link.exactly(doing, link.ask(live, Purpose::Scan, doing, &commands).await?)?;
+        size.saw(reply::size(&page));
+        let unexpected = |unexpected| link.unexpected(doing, unexpected);
+        let (next, names) = reply::page(page).map_err(unexpected)?;
+        for name in reply::array(names).map_err(unexpected)? {
+            each(reply::some_bytes(name).map_err(unexpected)?)?;
+        }
+        if next == 0 {
+            return Ok(());
+        }
+        cursor = next;
+    }
+    Err(link.error(super::error::Kind::Other, doing, "the scan did not end"))
 }
 
 /// Walks a hash (`HSCAN`) or sorted set (`ZSCAN`) from end to end; `each` gets the survey, the time before the page was

@@ -1,4 +1,4 @@
-//! One sorted set: an entry is a member, its score is the last ping.
+//! Sorted sets: an entry is a member, its score is the last ping.
 //!
 //! The index answers: counts by range, the newest by one look from its end. Only members that may be due before the
 //! next survey are read, and those that are to be named.
@@ -33,34 +33,47 @@ pub(super) async fn survey(reading: &Reading<'_>, key: &Bytes, survey: &mut Surv
 
 /// With members to ignore the index can't count: the set is read whole.
 async fn walk(reading: &Reading<'_>, key: &Bytes, survey: &mut Survey) -> Result<(), Error> {
-    let source = reading.source;
     scan::walk(reading, "ZSCAN", key, survey, |survey, now, member, score| {
-        if let Some(score) = reply::score(score)?
-            && !source.ignores(&member)
-        {
-            own::observe(source, &Own::Score(score), now, survey, || EntryId::member(key.clone(), member));
-        }
-        Ok(())
+        observe(reading.source, key, now, member, score, survey)
     })
     .await
+}
+
+/// Counts a member as read at `now`.
+pub(super) fn observe(
+    source: &Source,
+    key: &Bytes,
+    now: Now,
+    member: Vec<u8>,
+    score: Value,
+    survey: &mut Survey,
+) -> Result<(), reply::Unexpected> {
+    if let Some(score) = reply::score(score)?
+        && !source.ignores(&member)
+    {
+        own::observe(source, &Own::Score(score), now, survey, || EntryId::member(key.clone(), member));
+    }
+    Ok(())
 }
 
 pub(super) async fn look(
     link: &Link,
     live: &Live,
     source: &Source,
-    key: &Bytes,
     ids: &[EntryId],
 ) -> Result<(Now, Vec<Found>), Error> {
     let doing = super::looking(source);
     let mut commands = redis::pipe();
     commands.cmd("TIME");
     for id in ids {
-        commands.cmd("ZSCORE").arg(&key[..]).arg(id.name());
+        commands.cmd("ZSCORE").arg(&id.key[..]).arg(id.name());
     }
     let mut replies = link.ask(live, Purpose::Read, &doing, &commands).await?.into_iter();
     let now = link.now(&doing, replies.next().unwrap_or_default())?;
     let found = ids.iter().zip(replies).map(|(id, score)| {
+        if super::became_another(source, id, &score) {
+            return Ok(Found::WrongType);
+        }
         Ok(reply::score(score)?.map_or(Found::Gone, |score| Found::entry(source, id, Own::Score(score), now)))
     });
     Ok((now, found.collect::<Result<_, _>>().map_err(|unexpected| link.unexpected(&doing, unexpected))?))

@@ -115,7 +115,7 @@ async fn assert_contract(server: &Server, way: &Way, protocol: &str, layout: Lay
     let mut links = Links::new(config.redis.endpoint.clone());
     let hub_source = &config.sources[0];
     let link = links.to(config.redis.clone(), Clock::start());
-    let store = Store::new(link, hub_source.source.clone(), hub_source.timing);
+    let store = Store::new(link, hub_source.source.clone(), hub_source.timing, hub_source.guard.max_keys);
 
     let surveyed = store.survey(&Ask::default()).await.unwrap_or_else(|error| panic!("{context}: {error}"));
     let seen = surveyed.survey;

@@ -48,7 +48,7 @@ impl Edge {
         let clock = Clock::start();
         let link = Arc::new(Link::new(config.redis, clock));
         let [source] = &config.sources[..] else { panic!("one source") };
-        let store = Store::new(Arc::clone(&link), Arc::clone(&source.source), source.timing);
+        let store = Store::new(Arc::clone(&link), Arc::clone(&source.source), source.timing, source.guard.max_keys);
         Self { store, link, clock }
     }
 

@@ -20,6 +20,7 @@ mod harness_works;
 mod main_job;
 mod notify;
 mod reports;
+mod rooms;
 mod rule;
 mod script;
 mod survey;

@@ -1,6 +1,7 @@
 //! Surveys of real servers: everything is counted once and as what it is, and nothing comes out of a part.
 
 mod link;
+mod rooms;
 mod summary;
 
 use std::collections::BTreeSet;
