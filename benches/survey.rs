@@ -1,7 +1,8 @@
 //! How fast a survey is, and what it costs the server: `--dry-run` over a million entries of each layout, and beside it
-//! the barest client that reads the same data (SCAN+MGET, HSCAN, ZCOUNT), on the same server in the same run.
+//! the barest client that reads the same data (SCAN+MGET, HSCAN, ZCOUNT, SCAN+ZRANGE), on the same server in the same run.
 //!
-//! `cargo bench --bench survey`; BENCH_ENTRIES sets another number, BENCH_SERVER another program than redis-server.
+//! `cargo bench --bench survey`; BENCH_ENTRIES sets another number, BENCH_LAYOUT one layout (a word of its name),
+//! BENCH_SERVER another program than redis-server.
 //! One JSON line a layout; read the ratios, for seconds differ from machine to machine.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a benchmark that fails should stop")]
@@ -18,7 +19,8 @@ const PAGE: usize = 500;
 
 fn main() {
     let entries: u64 = std::env::var("BENCH_ENTRIES").ok().and_then(|n| n.parse().ok()).unwrap_or(1_000_000);
-    for layout in Layout::ALL {
+    let wanted = std::env::var("BENCH_LAYOUT").unwrap_or_default();
+    for layout in Layout::ALL.into_iter().filter(|layout| layout.name().contains(&wanted)) {
         // A server of its own: its CPU time is that layout's.
         let mut server = Server::start();
         server.fill(layout, entries);
@@ -49,10 +51,12 @@ enum Layout {
     Strings,
     Hashes,
     Json,
+    Rooms,
+    Shards,
 }
 
 impl Layout {
-    const ALL: [Self; 4] = [Self::Zset, Self::Strings, Self::Hashes, Self::Json];
+    const ALL: [Self; 6] = [Self::Zset, Self::Strings, Self::Hashes, Self::Json, Self::Rooms, Self::Shards];
 
     fn name(self) -> &'static str {
         match self {
@@ -60,6 +64,8 @@ impl Layout {
             Self::Strings => "string keys",
             Self::Hashes => "hash per entry",
             Self::Json => "JSON in one hash",
+            Self::Rooms => "rooms of 20, a sorted set each",
+            Self::Shards => "rooms of 20, a hash each",
         }
     }
 
@@ -69,6 +75,8 @@ impl Layout {
             Self::Strings => &["--keys", "conn:{id}"],
             Self::Hashes => &["--keys", "conn:{id}", "--last-ping", "field last_ping"],
             Self::Json => &["--hash", "presence:clients", "--last-ping", "json /LatestPingTime"],
+            Self::Rooms => &["--zset", "room:{room}:seen"],
+            Self::Shards => &["--hash", "room:{room}:seen"],
         }
     }
 
@@ -81,6 +89,11 @@ impl Layout {
             Self::Json => {
                 "redis.call('HSET', 'presence:clients', 'client-' .. i, \
                  '{\"UserId\":\"u' .. i .. '\",\"LatestPingTime\":' .. string.format('%.0f', at) .. '}')"
+            }
+            Self::Rooms => "redis.call('ZADD', 'room:' .. math.floor(i / 20) .. ':seen', at, 'client-' .. i)",
+            Self::Shards => {
+                "redis.call('HSET', 'room:' .. math.floor(i / 20) .. ':seen', 'client-' .. i, \
+                 string.format('%.0f', at))"
             }
         }
     }
@@ -202,6 +215,16 @@ impl Server {
                 let _: Vec<Value> = commands.query(connection).unwrap();
             }),
             Layout::Json => self.scan("HSCAN", &["presence:clients"], |_, _| {}),
+            Layout::Rooms => self.scan("SCAN", &[], |connection, keys| {
+                let mut commands = redis::pipe();
+                keys.iter().for_each(|key| _ = commands.cmd("ZRANGE").arg(key).arg(0).arg(-1).arg("WITHSCORES"));
+                let _: Vec<Value> = commands.query(connection).unwrap();
+            }),
+            Layout::Shards => self.scan("SCAN", &[], |connection, keys| {
+                let mut commands = redis::pipe();
+                keys.iter().for_each(|key| _ = commands.cmd("HGETALL").arg(key));
+                let _: Vec<Value> = commands.query(connection).unwrap();
+            }),
         }
     }
 
