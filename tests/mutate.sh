@@ -53,6 +53,8 @@ notify and hide failures@a_notification_that_fails@store/evict.rs@s/u64::from\(f
 E8 no rate@g8_no_second@policy/pace.rs@s/let limit = self.per_second.map_or\(u64::MAX, u64::from\)/let limit = self.per_second.map_or(u64::MAX, |_| u64::MAX)/
 E8 no share@g8_no_heartbeat@policy/pace.rs@s/SMALL.max\(population \/ SHARE\)/u64::MAX.max(SMALL.max(population \/ SHARE))/
 E8 nothing is reserved@the_maximum_is_shared@policy/pace.rs@s/\.saturating_sub\(self.reserved\)/.saturating_sub(0)/
+g9 a part of the rooms will do@more_rooms_than_allowed_are_no_survey@store/containers.rs@s/found.len\(\) > most/false/
+g13 a companion may stray@g13_an_id_that_leads_a_companion_to_another_room@store/own.rs@s/let trespasses = /let trespasses = false \&\& /
 p6 a shadow strikes@a_shadow_counts_once@reaper.rs@s/if self.settings.mode == Mode::DryRun/if false/
 p7 it never strikes@p7_a_dead_entry@reaper.rs@s/(self.ledger.decide_source\(now\)).ok\(\)\?;/\1.err()?;/
 g18 a lost reply is an eviction@g18_a_lost_reply@store/evict.rs@s/if ran \{ Outcome::Unknown \}/if ran { Outcome::Evicted }/
