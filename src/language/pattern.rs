@@ -105,14 +105,7 @@ impl Pattern {
         let mut glob = Vec::new();
         for part in &self.parts {
             match part {
-                Stretch::Literal(bytes) => {
-                    for byte in bytes {
-                        if matches!(byte, b'*' | b'?' | b'[' | b'\\') {
-                            glob.push(b'\\');
-                        }
-                        glob.push(*byte);
-                    }
-                }
+                Stretch::Literal(bytes) => glob.extend(escaped(bytes)),
                 Stretch::Capture { .. } => glob.push(b'*'),
             }
         }
@@ -189,6 +182,18 @@ impl Template {
         let bytes: Vec<Token> = bytes.iter().map(|byte| Token::Byte(*byte)).collect();
         overlap::overlap(&bytes, &shape_of(self))
     }
+}
+
+/// Bytes as a glob of Redis that matches nothing else.
+pub(super) fn escaped(bytes: &[u8]) -> Vec<u8> {
+    let mut glob = Vec::with_capacity(bytes.len());
+    for byte in bytes {
+        if matches!(byte, b'*' | b'?' | b'[' | b'\\') {
+            glob.push(b'\\');
+        }
+        glob.push(*byte);
+    }
+    glob
 }
 
 /// What a filled template can look like. What a pattern captured and what a key is named is never empty; a member or a

@@ -199,6 +199,11 @@ impl Container {
         }
     }
 
+    /// The keys that its entries are, or are in, as globs of Redis.
+    pub fn globs(&self) -> impl Iterator<Item = Vec<u8>> {
+        self.patterns().iter().map(Pattern::glob)
+    }
+
     /// Kind and keys for a person: `zset presence:online`, `keys conn:*`.
     pub fn describe(&self) -> String {
         format!("{} {}", self.kind().as_str(), self.shapes())

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use super::pattern::escaped;
 pub use super::pointer::Pointer;
 use super::words::hex;
 use super::{Mistake, nearest, shown};
@@ -118,6 +119,19 @@ impl Template {
             Some(Part::Literal(bytes)) => bytes,
             _ => &[],
         }
+    }
+
+    /// A glob of Redis for whatever the template can become; `known` has the glob of a value of which more is known than
+    /// that it may be anything.
+    pub fn glob(&self, known: impl Fn(&Ref) -> Option<Vec<u8>>) -> Vec<u8> {
+        let mut glob = Vec::new();
+        for part in &self.parts {
+            match part {
+                Part::Literal(bytes) => glob.extend(escaped(bytes)),
+                Part::Ref(name) => glob.extend(known(name).unwrap_or_else(|| b"*".to_vec())),
+            }
+        }
+        glob
     }
 
     /// A pattern's text for whatever the template can become, to be offered in a hint; none where it would need quotes.
@@ -393,6 +407,14 @@ mod tests {
             Template::parse(b"", &Scope { layout: None, captures: &[] }).unwrap().fill(|_| None),
             Some(Vec::new())
         );
+    }
+
+    #[test]
+    fn a_glob_stands_for_all_that_a_template_can_become() {
+        let template = parse(Layout::Strings, "a*{{:{tenant}:{value}?").unwrap();
+        assert_eq!(template.glob(|_| None), br"a\*{:*:*\?");
+        let known = |name: &Ref| (*name == Ref::Value).then(|| b"conn:*".to_vec());
+        assert_eq!(template.glob(known), br"a\*{:*:conn:*\?");
     }
 
     #[test]
