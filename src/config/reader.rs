@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::problem::{Place, Problem};
 use super::tree::{Entry, Node, PREFIX, Value};
 use crate::language::{Mistake, nearest, shown};
+use crate::policy::duration::spelt;
 
 /// What the walk found out.
 #[derive(Default)]
@@ -382,28 +383,6 @@ pub(super) fn duration(value: &Value, bounds: &Bounds) -> Result<Duration, Mista
         return Err(Mistake::new(format!("`{text}` is too long")).hint(hint));
     }
     Ok(duration)
-}
-
-/// A duration as the configuration takes it: never in months, which [`duration`] refuses.
-pub(super) fn spelt(duration: Duration) -> String {
-    let units = [
-        (86_400_000_000_000, "d"),
-        (3_600_000_000_000, "h"),
-        (60_000_000_000, "m"),
-        (1_000_000_000, "s"),
-        (1_000_000, "ms"),
-        (1_000, "us"),
-        (1, "ns"),
-    ];
-    let mut rest = duration.as_nanos();
-    let mut parts = Vec::new();
-    for (unit, name) in units {
-        if rest >= unit {
-            parts.push(format!("{}{name}", rest / unit));
-            rest %= unit;
-        }
-    }
-    if parts.is_empty() { "0s".to_owned() } else { parts.join(" ") }
 }
 
 fn is_no_exact_unit(unit: &str) -> bool {

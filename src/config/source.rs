@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::problem::Problem;
-use super::reader::{At, Bounds, Notes, Table, boolean, database, duration, one_of, spelt, text};
+use super::reader::{At, Bounds, Notes, Table, boolean, database, duration, one_of, text};
 use super::tree::Node;
 use super::{SourceConfig, guard, notify, zone};
 use crate::language::Mistake;
@@ -14,6 +14,7 @@ use crate::language::pattern::Pattern;
 use crate::language::source::{Container, Kind, LastPing, Source};
 use crate::language::template::{Layout, Scope};
 use crate::language::value::Value as Stored;
+use crate::policy::duration::spelt;
 use crate::policy::guard::{Fit, GOOD_HEARTBEATS, MIN_HEARTBEATS, fit};
 use crate::policy::ping::{Format, Unit};
 use crate::policy::staleness::Timing;

@@ -15,5 +15,6 @@ pub mod rule;
 pub mod schedule;
 pub mod staleness;
 pub mod survey;
+pub mod suspect;
 pub mod watch;
 pub mod zone;
