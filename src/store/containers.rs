@@ -5,6 +5,7 @@
 //! become another thing at any moment, and then it is no container any more: nothing, and no mistake.
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 
 use redis::Value;
 
@@ -13,10 +14,9 @@ use super::evict::OWN_PREFIX;
 use super::reply::{self, is_wrong_type};
 use super::scan::{self, PageSize};
 use super::status::Purpose;
-use super::{Reading, hash, zset};
+use super::{Reading, Surveying, Taker, hash, zset};
 use crate::language::source::Kind as Layout;
 use crate::policy::entry::{Bytes, Now};
-use crate::policy::survey::Survey;
 
 /// Up to so many members or fields a container is read whole. Of a sorted set that costs the server 0.24 µs a member
 /// (measured), which its index earns back from here on, being asked in a handful of round trips.
@@ -32,13 +32,18 @@ pub(super) struct Containers<'a>(pub(super) &'a Reading<'a>);
 type Sized = (Bytes, u64);
 
 impl Containers<'_> {
-    pub(super) async fn survey(&self, survey: &mut Survey) -> Result<(), Error> {
+    pub(super) async fn survey(&self, into: &mut Surveying<'_>) -> Result<(), Error> {
         // What is at an exact key and is another thing is the operator's mistake, and an error.
         // bound: as many as are configured
         for key in self.0.source.container.patterns().exact() {
-            self.survey_alone(&key, survey).await?;
+            self.survey_alone(&key, into).await?;
         }
-        let found: Vec<Bytes> = self.find().await?.into_iter().collect();
+        let most = self.0.store.max_keys;
+        let mut found = BTreeSet::new();
+        if self.find(usize::try_from(most).unwrap_or(usize::MAX), &mut found).await?.is_break() {
+            return Err(self.too_many(most));
+        }
+        let found: Vec<Bytes> = found.into_iter().collect();
         let mut size = PageSize::new();
         // bound: as many as were found, and max_keys bounds them
         for keys in found.chunks(SIZED_AT_ONCE) {
@@ -47,14 +52,14 @@ impl Containers<'_> {
             // bound: each page takes at least one of the small
             while !small.is_empty() {
                 let (page, rest) = small.split_at(fitting(small, size.items()));
-                let (bytes, grown) = self.read_whole(page, size.items(), survey).await?;
+                let (bytes, grown) = self.read_whole(page, size.items(), into).await?;
                 size.saw(bytes);
                 large.extend(grown);
                 small = rest;
             }
             // bound: each of this chunk at most once
             for key in large {
-                match self.survey_alone(&key, survey).await {
+                match self.survey_alone(&key, into).await {
                     // Became another thing a moment ago. What was counted of it was there when it was read.
                     Err(error) if error.kind == Kind::WrongType => {}
                     done => done?,
@@ -65,35 +70,35 @@ impl Containers<'_> {
     }
 
     /// One container, however large.
-    async fn survey_alone(&self, key: &Bytes, survey: &mut Survey) -> Result<(), Error> {
+    async fn survey_alone(&self, key: &Bytes, into: &mut Surveying<'_>) -> Result<(), Error> {
         match self.0.source.container.kind() {
-            Layout::Zset => zset::survey(self.0, key, survey).await,
-            Layout::Hash | Layout::Keys => hash::survey(self.0, key, survey).await,
+            Layout::Zset => zset::survey(self.0, key, into).await,
+            Layout::Hash | Layout::Keys => hash::walk(self.0, key, into).await.map(|_| ()),
         }
     }
 
-    /// What matches the patterns now.
-    async fn find(&self) -> Result<BTreeSet<Bytes>, Error> {
+    /// What matches the patterns now; breaks off with one more than `most`.
+    pub(super) async fn find(&self, most: usize, found: &mut BTreeSet<Bytes>) -> Result<ControlFlow<()>, Error> {
         let container = &self.0.source.container;
-        let most = usize::try_from(self.0.store.max_keys).unwrap_or(usize::MAX);
-        let mut found = BTreeSet::new();
         // bound: as many as are configured
         for pattern in container.patterns().iter().filter(|pattern| pattern.literal().is_none()) {
-            let kind = self.by_kind("zset", "hash");
-            scan::keys(self.0, &pattern.glob(), kind, |name| {
+            let glob = pattern.glob();
+            let walk = scan::keys(self.0, &glob, self.by_kind("zset", "hash"), |name| {
                 if !name.starts_with(OWN_PREFIX) && pattern.matches(&name) && !container.names_exactly(&name) {
                     found.insert(name.into());
                 }
-                if found.len() > most { Err(self.too_many()) } else { Ok(()) }
-            })
-            .await?;
+                if found.len() > most { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            });
+            if walk.await?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
         }
-        Ok(found)
+        Ok(ControlFlow::Continue(()))
     }
 
-    fn too_many(&self) -> Error {
+    fn too_many(&self, most: u32) -> Error {
         let container = &self.0.source.container;
-        let (what, most) = (container.kind().containers().unwrap_or_default(), self.0.store.max_keys);
+        let what = container.kind().containers().unwrap_or_default();
         let detail = format!("more than {most} {what} match {}, and a part of them proves nothing", container.shapes());
         let error = self.0.link.error(Kind::Other, &self.0.doing, detail);
         error.with_remedy("narrow the pattern, or raise `max_keys` in [guard]")
@@ -125,7 +130,7 @@ impl Containers<'_> {
         &self,
         page: &[Sized],
         items: usize,
-        survey: &mut Survey,
+        into: &mut Surveying<'_>,
     ) -> Result<(usize, Vec<Bytes>), Error> {
         let Reading { link, live, doing, .. } = self.0;
         let mut commands = redis::pipe();
@@ -148,7 +153,7 @@ impl Containers<'_> {
             let whole = whole(self.0.source.container.kind(), reply).and_then(|pairs| match pairs {
                 Some(pairs) => {
                     read += pairs.len();
-                    self.observe(key, now, pairs, survey).map(|()| true)
+                    self.take(key, now, pairs, into).map(|()| true)
                 }
                 None => Ok(false),
             });
@@ -156,23 +161,24 @@ impl Containers<'_> {
                 grown.push(key.clone());
             }
         }
-        self.0.heard(read, survey).await;
+        into.turn(read).await;
         Ok((bytes, grown))
     }
 
-    fn observe(
+    fn take(
         &self,
         key: &Bytes,
         now: Now,
         pairs: Vec<(Value, Value)>,
-        survey: &mut Survey,
+        into: &mut Surveying<'_>,
     ) -> Result<(), reply::Unexpected> {
         pairs.into_iter().try_for_each(|(item, value)| {
             let item = reply::some_bytes(item)?;
-            match self.0.source.container.kind() {
-                Layout::Zset => zset::observe(self.0.source, key, now, item, value, survey),
-                Layout::Hash | Layout::Keys => hash::observe(self.0.source, key, now, item, value, survey),
-            }
+            let taken = match self.0.source.container.kind() {
+                Layout::Zset => zset::take(self.0.source, key, now, item, value, into),
+                Layout::Hash | Layout::Keys => hash::take(self.0.source, key, now, item, value, into),
+            };
+            taken.map(|_| ())
         })
     }
 

@@ -1,39 +1,40 @@
 //! Hashes: an entry is a field, its value holds the last ping.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 use redis::Value;
 
 use super::connect::{Link, Live};
 use super::error::Error;
-use super::own::{self, Own};
+use super::own::Own;
 use super::status::Purpose;
-use super::{Found, Reading, reply, scan};
+use super::{Found, Reading, Taker, reply, scan};
 use crate::language::source::Source;
 use crate::policy::entry::{Bytes, EntryId, Now};
-use crate::policy::survey::Survey;
 
-pub(super) async fn survey(reading: &Reading<'_>, key: &Bytes, survey: &mut Survey) -> Result<(), Error> {
-    scan::walk(reading, "HSCAN", key, survey, |survey, now, field, value| {
-        observe(reading.source, key, now, field, value, survey)
+/// Reads the whole hash, unless who takes it has enough.
+pub(super) async fn walk(reading: &Reading<'_>, key: &Bytes, into: &mut impl Taker) -> Result<ControlFlow<()>, Error> {
+    scan::walk(reading, "HSCAN", key, into, |into, now, field, value| {
+        take(reading.source, key, now, field, value, into)
     })
     .await
 }
 
-/// Counts a field as read at `now`.
-pub(super) fn observe(
+/// Hands over a field as read at `now`.
+pub(super) fn take(
     source: &Source,
     key: &Bytes,
     now: Now,
     field: Vec<u8>,
     value: Value,
-    survey: &mut Survey,
-) -> Result<(), reply::Unexpected> {
-    if !source.ignores(&field) {
-        let own = Own::Value(reply::some_bytes(value)?);
-        own::observe(source, &own, now, survey, || EntryId::member(key.clone(), field));
+    into: &mut impl Taker,
+) -> Result<ControlFlow<()>, reply::Unexpected> {
+    if source.ignores(&field) {
+        return Ok(ControlFlow::Continue(()));
     }
-    Ok(())
+    let own = Own::Value(reply::some_bytes(value)?);
+    Ok(into.take(now, Some(own), || EntryId::member(key.clone(), field)))
 }
 
 pub(super) async fn look(

@@ -3,6 +3,8 @@
 //! A page of names is read while the next one is on its way: both are asked for in one round trip. `SCAN` is not
 //! asked for a type: a key of another type than configured is counted as unreadable, instead of going unseen.
 
+use std::ops::ControlFlow;
+
 use redis::Value;
 
 use super::connect::{Link, Live};
@@ -11,12 +13,10 @@ use super::evict::OWN_PREFIX;
 use super::own::{self, Own};
 use super::scan::{MAX_PAGES, PageSize};
 use super::status::Purpose;
-use super::{Found, Reading, reply};
+use super::{Found, Reading, Taker, reply};
 use crate::language::pattern::Pattern;
 use crate::language::source::{LastPing, Source};
-use crate::policy::entry::{Bytes, EntryId, Mark, Now};
-use crate::policy::ping::Unreadable;
-use crate::policy::survey::Survey;
+use crate::policy::entry::{Bytes, EntryId, Now};
 
 /// What a key turned out to hold.
 enum Held {
@@ -36,7 +36,12 @@ impl Held {
     }
 }
 
-pub(super) async fn survey(reading: &Reading<'_>, pattern: &Pattern, survey: &mut Survey) -> Result<(), Error> {
+/// Reads every key that matches, unless who takes them has enough.
+pub(super) async fn walk(
+    reading: &Reading<'_>,
+    pattern: &Pattern,
+    into: &mut impl Taker,
+) -> Result<ControlFlow<()>, Error> {
     let Reading { link, live, source, doing, .. } = reading;
     let reader = Reader { link, live, doing, fields: time_fields(source), purpose: Purpose::Scan };
     let glob = pattern.glob();
@@ -50,15 +55,22 @@ pub(super) async fn survey(reading: &Reading<'_>, pattern: &Pattern, survey: &mu
         size.saw(held.iter().map(held_size).sum());
         let read = names.len();
         for (name, held) in names.drain(..).zip(held) {
-            observe(source, name, held, now, survey);
+            let own = match held {
+                Held::Nothing => continue,
+                Held::WrongType => None,
+                Held::Own(own) => Some(own),
+            };
+            if into.take(now, own, || EntryId::key(name)).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
         }
-        reading.heard(read, survey).await;
-        let Some(page) = page else { return Ok(()) };
+        into.turn(read).await;
+        let Some(page) = page else { return Ok(ControlFlow::Continue(())) };
         let (next, found) = reply::page(page).map_err(|unexpected| link.unexpected(doing, unexpected))?;
         names = entry_keys(source, pattern, found).map_err(|unexpected| link.unexpected(doing, unexpected))?;
         cursor = (next != 0).then_some(next);
         if cursor.is_none() && names.is_empty() {
-            return Ok(());
+            return Ok(ControlFlow::Continue(()));
         }
     }
     Err(link.error(Kind::Other, doing, "the scan did not end"))
@@ -71,16 +83,6 @@ fn entry_keys(source: &Source, pattern: &Pattern, found: Value) -> Result<Vec<Ve
     let is_own = |name: &[u8]| patterns.find(name).is_some_and(|first| std::ptr::eq(first, pattern));
     let is_entry = |name: &Vec<u8>| !name.starts_with(OWN_PREFIX) && is_own(name) && !source.ignores(name);
     Ok(names.into_iter().filter(is_entry).collect())
-}
-
-fn observe(source: &Source, name: Vec<u8>, held: Held, now: Now, survey: &mut Survey) {
-    match held {
-        Held::Nothing => {}
-        Held::WrongType => {
-            survey.observe(Err(Unreadable::WrongType), Mark::of([]), now, || EntryId::key(name));
-        }
-        Held::Own(own) => own::observe(source, &own, now, survey, || EntryId::key(name)),
-    }
 }
 
 pub(super) async fn look(

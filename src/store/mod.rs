@@ -3,6 +3,7 @@
 //! Its verbs: who is there ([`Store::health`]), what does everything look like ([`Store::survey`]), what do these
 //! entries look like now ([`Store::look`]), and away with them ([`Store::evict`]). Nothing here decides.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use audience::Ask;
@@ -11,10 +12,12 @@ use containers::Containers;
 use error::{Error, Kind};
 use evict::{Evicted, Prepared};
 use naming::Naming;
+use own::Own;
 
 use crate::language::source::{Container, Source};
 use crate::policy::continuity::Identity;
 use crate::policy::entry::{EntryId, Mark, Now};
+use crate::policy::ping::Unreadable;
 use crate::policy::staleness::Timing;
 use crate::policy::survey::{Judged, Survey};
 use crate::text::Redaction;
@@ -139,23 +142,22 @@ impl Store {
     /// # Errors
     /// Whatever kept it from being read to the end, or a server that changed in the middle.
     pub async fn survey(&self, ask: &Ask) -> Result<Surveyed, Error> {
-        let (link, source) = (&*self.link, &*self.source);
-        let live = &*link.live().await?;
-        let before = link.health(live).await?;
-        let reading =
-            Reading { store: self, link, live, source, ask, doing: format!("surveying source {}", source.name) };
-        let mut survey = Survey::wanting(self.timing, ask.wanted);
-        match &source.container {
-            Container::Zset(_) | Container::Hash(_) => Containers(&reading).survey(&mut survey).await?,
+        let live = &*self.link.live().await?;
+        let before = self.link.health(live).await?;
+        let reading = self.reading(live, "surveying");
+        let mut into = Surveying { store: self, ask, survey: Survey::wanting(self.timing, ask.wanted) };
+        match &self.source.container {
+            Container::Zset(_) | Container::Hash(_) => Containers(&reading).survey(&mut into).await?,
             Container::Keys(patterns) => {
                 // bound: as many as are configured
                 for pattern in patterns.iter() {
-                    keys::survey(&reading, pattern, &mut survey).await?;
+                    // A survey never has enough.
+                    let _ = keys::walk(&reading, pattern, &mut into).await?;
                 }
             }
         }
-        let after = link.health(live).await?;
-        Ok(Surveyed { identity: after.identity, began: before.now, ended: after.now, survey })
+        let after = self.link.health(live).await?;
+        Ok(Surveyed { identity: after.identity, began: before.now, ended: after.now, survey: into.survey })
     }
 
     /// Re-reads entries of the source; at most a few hundred at a time.
@@ -185,23 +187,52 @@ impl Store {
             Err(error) => failed(error),
         }
     }
+
+    fn reading<'a>(&'a self, live: &'a Live, doing: &str) -> Reading<'a> {
+        let (link, source) = (&*self.link, &*self.source);
+        Reading { store: self, link, live, source, doing: format!("{doing} source {}", source.name) }
+    }
 }
 
-/// A survey under way: where it reads, and who hears of it.
+/// Entries are being read: where.
 struct Reading<'a> {
     store: &'a Store,
     link: &'a Link,
     live: &'a Live,
     source: &'a Source,
-    ask: &'a Ask,
     /// What a failure says that we were doing.
     doing: String,
 }
 
-impl Reading<'_> {
-    /// A page of `items` was read into `survey`.
-    async fn heard(&self, items: usize, survey: &mut Survey) {
-        self.ask.audience.hears(items, survey, &self.store.naming).await;
+/// Who takes the entries that a walk reads.
+trait Taker {
+    /// Takes an entry as it was read; without anything of its own it is a key of another type. Breaks off a walk that
+    /// has told enough.
+    fn take(&mut self, now: Now, own: Option<Own>, id: impl FnOnce() -> EntryId) -> ControlFlow<()>;
+
+    /// A page of so many items was read.
+    async fn turn(&mut self, items: usize);
+}
+
+/// A survey under way, and who hears of it.
+struct Surveying<'a> {
+    store: &'a Store,
+    ask: &'a Ask,
+    survey: Survey,
+}
+
+impl Taker for Surveying<'_> {
+    fn take(&mut self, now: Now, own: Option<Own>, id: impl FnOnce() -> EntryId) -> ControlFlow<()> {
+        let (judged, mark) = match own {
+            Some(own) => own::judge(&self.store.source, &own, now.server),
+            None => (Err(Unreadable::WrongType), Mark::of([])),
+        };
+        self.survey.observe(judged, mark, now, id);
+        ControlFlow::Continue(())
+    }
+
+    async fn turn(&mut self, items: usize) {
+        self.ask.audience.hears(items, &mut self.survey, &self.store.naming).await;
     }
 }
 

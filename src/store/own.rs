@@ -12,9 +12,9 @@ use crate::language::action::{Action, Verb};
 use crate::language::notify::Notification;
 use crate::language::source::{Container, LastPing, Source};
 use crate::language::template::{Pointer, Ref};
-use crate::policy::entry::{Bytes, EntryId, Mark, Now, Timestamp};
+use crate::policy::entry::{Bytes, EntryId, Mark, Timestamp};
 use crate::policy::ping::{self, Raw};
-use crate::policy::survey::{Judged, Survey};
+use crate::policy::survey::Judged;
 
 /// What was read of an entry.
 #[derive(Clone, Debug)]
@@ -46,12 +46,6 @@ pub(super) fn judge(source: &Source, own: &Own, now: Timestamp) -> (Judged, Mark
         // The layout that read the entry is chosen by the same `last_ping`, so the two agree.
         _ => (newest(source, [Raw::Absent], now), Mark::of([])),
     }
-}
-
-/// Counts the entry in a survey, as read at `now`.
-pub(super) fn observe(source: &Source, own: &Own, now: Now, survey: &mut Survey, id: impl FnOnce() -> EntryId) {
-    let (judged, mark) = judge(source, own, now.server);
-    survey.observe(judged, mark, now, id);
 }
 
 fn newest<'r>(source: &Source, raws: impl IntoIterator<Item = Raw<'r>>, now: Timestamp) -> Judged {

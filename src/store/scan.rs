@@ -1,12 +1,13 @@
 //! What the scanning layouts share: the size of a page, and the walks over names and over a container.
 
+use std::ops::ControlFlow;
+
 use redis::Value;
 
 use super::error::Error;
 use super::status::Purpose;
-use super::{Reading, reply};
+use super::{Reading, Taker, reply};
 use crate::policy::entry::Now;
-use crate::policy::survey::Survey;
 
 /// A walk ends when Redis says so; one that has not after this many pages never will.
 pub(super) const MAX_PAGES: u64 = 50_000_000;
@@ -42,13 +43,14 @@ impl PageSize {
     }
 }
 
-/// Walks the names of the keys of one type that a glob matches; `each` may refuse to go on.
+/// Walks the names of the keys of one type that a glob matches, unless `each` has enough: then it breaks off and says
+/// so.
 pub(super) async fn keys(
     reading: &Reading<'_>,
     glob: &[u8],
     kind: &str,
-    mut each: impl FnMut(Vec<u8>) -> Result<(), Error>,
-) -> Result<(), Error> {
+    mut each: impl FnMut(Vec<u8>) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>, Error> {
     let Reading { link, live, doing, .. } = reading;
     let mut size = PageSize::new();
     let mut cursor = 0;
@@ -61,25 +63,27 @@ pub(super) async fn keys(
         let unexpected = |unexpected| link.unexpected(doing, unexpected);
         let (next, names) = reply::page(page).map_err(unexpected)?;
         for name in reply::array(names).map_err(unexpected)? {
-            each(reply::some_bytes(name).map_err(unexpected)?)?;
+            if each(reply::some_bytes(name).map_err(unexpected)?).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
         }
         if next == 0 {
-            return Ok(());
+            return Ok(ControlFlow::Continue(()));
         }
         cursor = next;
     }
     Err(link.error(super::error::Kind::Other, doing, "the scan did not end"))
 }
 
-/// Walks a hash (`HSCAN`) or sorted set (`ZSCAN`) from end to end; `each` gets the survey, the time before the page was
-/// read, and an item with what belongs to it.
-pub(super) async fn walk(
+/// Walks a hash (`HSCAN`) or sorted set (`ZSCAN`) from end to end, unless who takes it has enough: then it breaks off
+/// and says so. `each` gets the taker, the time before the page was read, and an item with what belongs to it.
+pub(super) async fn walk<T: Taker>(
     reading: &Reading<'_>,
     command: &str,
     key: &[u8],
-    survey: &mut Survey,
-    mut each: impl FnMut(&mut Survey, Now, Vec<u8>, Value) -> Result<(), reply::Unexpected>,
-) -> Result<(), Error> {
+    into: &mut T,
+    mut each: impl FnMut(&mut T, Now, Vec<u8>, Value) -> Result<ControlFlow<()>, reply::Unexpected>,
+) -> Result<ControlFlow<()>, Error> {
     let Reading { link, live, doing, .. } = reading;
     let mut size = PageSize::new();
     let mut cursor = 0;
@@ -98,11 +102,13 @@ pub(super) async fn walk(
         let read = items.len();
         for (item, belongings) in items {
             let item = reply::some_bytes(item).map_err(unexpected)?;
-            each(survey, now, item, belongings).map_err(unexpected)?;
+            if each(into, now, item, belongings).map_err(unexpected)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
         }
-        reading.heard(read, survey).await;
+        into.turn(read).await;
         if next == 0 {
-            return Ok(());
+            return Ok(ControlFlow::Continue(()));
         }
         cursor = next;
     }

@@ -4,6 +4,7 @@
 //! next survey are read, and those that are to be named.
 
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use redis::Value;
@@ -13,7 +14,7 @@ use super::error::{Error, Kind};
 use super::own::{self, Own};
 use super::scan::{self, MAX_PAGES};
 use super::status::Purpose;
-use super::{Found, Reading, reply};
+use super::{Found, Reading, Surveying, Taker, reply};
 use crate::language::source::Source;
 use crate::policy::entry::{Bytes, EntryId, Now, Timestamp};
 use crate::policy::ping::{PLAUSIBLE_FROM, Unit, Unreadable, plausible_to};
@@ -23,37 +24,38 @@ use crate::policy::survey::{Candidate, Survey};
 /// Members read at a time.
 const PAGE: usize = 1_000;
 
-pub(super) async fn survey(reading: &Reading<'_>, key: &Bytes, survey: &mut Survey) -> Result<(), Error> {
+pub(super) async fn survey(reading: &Reading<'_>, key: &Bytes, into: &mut Surveying<'_>) -> Result<(), Error> {
     if reading.source.ignore.is_empty() {
-        Index { reading, key, timing: &reading.store.timing }.survey(survey).await
+        Index { reading, key, timing: &reading.store.timing }.survey(into).await
     } else {
-        walk(reading, key, survey).await
+        // With members to ignore the index can't count.
+        walk(reading, key, into).await.map(|_| ())
     }
 }
 
-/// With members to ignore the index can't count: the set is read whole.
-async fn walk(reading: &Reading<'_>, key: &Bytes, survey: &mut Survey) -> Result<(), Error> {
-    scan::walk(reading, "ZSCAN", key, survey, |survey, now, member, score| {
-        observe(reading.source, key, now, member, score, survey)
+/// Reads the whole set, unless who takes it has enough.
+pub(super) async fn walk(reading: &Reading<'_>, key: &Bytes, into: &mut impl Taker) -> Result<ControlFlow<()>, Error> {
+    scan::walk(reading, "ZSCAN", key, into, |into, now, member, score| {
+        take(reading.source, key, now, member, score, into)
     })
     .await
 }
 
-/// Counts a member as read at `now`.
-pub(super) fn observe(
+/// Hands over a member as read at `now`.
+pub(super) fn take(
     source: &Source,
     key: &Bytes,
     now: Now,
     member: Vec<u8>,
     score: Value,
-    survey: &mut Survey,
-) -> Result<(), reply::Unexpected> {
-    if let Some(score) = reply::score(score)?
-        && !source.ignores(&member)
-    {
-        own::observe(source, &Own::Score(score), now, survey, || EntryId::member(key.clone(), member));
+    into: &mut impl Taker,
+) -> Result<ControlFlow<()>, reply::Unexpected> {
+    match reply::score(score)? {
+        Some(score) if !source.ignores(&member) => {
+            Ok(into.take(now, Some(Own::Score(score)), || EntryId::member(key.clone(), member)))
+        }
+        _ => Ok(ControlFlow::Continue(())),
     }
-    Ok(())
 }
 
 pub(super) async fn look(
@@ -105,19 +107,19 @@ struct Index<'a> {
 }
 
 impl Index<'_> {
-    async fn survey(&self, survey: &mut Survey) -> Result<(), Error> {
+    async fn survey(&self, into: &mut Surveying<'_>) -> Result<(), Error> {
         let (now, total, units) = self.windows().await?;
         let mut plausible = 0;
         for (unit, count) in units {
             plausible += count;
-            survey.times[unit.index()] += count;
+            into.survey.times[unit.index()] += count;
             if count > 0 {
-                self.count(unit, now.server, survey).await?;
-                self.old(unit, now, survey).await?;
-                self.live(unit, now, survey).await?;
+                self.count(unit, now.server, &mut into.survey).await?;
+                self.old(unit, now, into).await?;
+                self.live(unit, now, into).await?;
             }
         }
-        survey.unreadable[Unreadable::Implausible.index()] += total.saturating_sub(plausible);
+        into.survey.unreadable[Unreadable::Implausible.index()] += total.saturating_sub(plausible);
         Ok(())
     }
 
@@ -178,26 +180,26 @@ impl Index<'_> {
     }
 
     /// Reads the members of one unit that may be due, or that are to be named as stale.
-    async fn old(&self, unit: Unit, now: Now, survey: &mut Survey) -> Result<(), Error> {
+    async fn old(&self, unit: Unit, now: Now, into: &mut Surveying<'_>) -> Result<(), Error> {
         let stale_from = now.server.minus(self.timing.threshold);
         let watched_from = now.server.minus(self.timing.watch_from());
-        let band = Band::over(PLAUSIBLE_FROM, if survey.wanted().candidates { watched_from } else { stale_from });
+        let band = Band::over(PLAUSIBLE_FROM, if into.survey.wanted().candidates { watched_from } else { stale_from });
         let wanted = |survey: &Survey, given| survey.watches_more() || survey.names_more(true, given);
-        let stopped_at = self.read(unit, band, now, survey, wanted, true).await?;
-        if survey.wanted().candidates
+        let stopped_at = self.read(unit, band, now, into, wanted, true).await?;
+        if into.survey.wanted().candidates
             && let Some(read) = stopped_at
         {
             let mut all = self.ask(|commands| self.zcount(commands, unit, band)).await?;
-            survey.unwatched += self.take_count(&mut all)?.saturating_sub(read as u64);
+            into.survey.unwatched += self.take_count(&mut all)?.saturating_sub(read as u64);
         }
         Ok(())
     }
 
     /// Reads the live members of one unit that are to be named.
-    async fn live(&self, unit: Unit, now: Now, survey: &mut Survey) -> Result<(), Error> {
+    async fn live(&self, unit: Unit, now: Now, into: &mut Surveying<'_>) -> Result<(), Error> {
         let band = Band::after(now.server.minus(self.timing.threshold), now.server.plus(FUTURE_TOLERANCE));
         let wanted = |survey: &Survey, given| survey.names_more(false, given);
-        self.read(unit, band, now, survey, wanted, false).await.map(drop)
+        self.read(unit, band, now, into, wanted, false).await.map(drop)
     }
 
     /// Reads the members of one unit in a band, oldest first, as long as they are wanted; how many those were, if it
@@ -210,7 +212,7 @@ impl Index<'_> {
         unit: Unit,
         band: Band,
         now: Now,
-        survey: &mut Survey,
+        into: &mut Surveying<'_>,
         wanted: impl Fn(&Survey, usize) -> bool,
         watch: bool,
     ) -> Result<Option<usize>, Error> {
@@ -219,7 +221,7 @@ impl Index<'_> {
         let mut given = 0;
         // bound: each page reads on towards `max`, which stands still, and never more than MAX_PAGES
         for _ in 0..MAX_PAGES {
-            if !wanted(survey, given) {
+            if !wanted(&into.survey, given) {
                 return Ok(Some(given));
             }
             let mut replies = self
@@ -233,10 +235,10 @@ impl Index<'_> {
             for (member, score) in page {
                 of_last = if score == last { of_last + 1 } else { 1 };
                 last = score;
-                self.take(member, score, now, survey, watch);
+                self.take(member, score, now, &mut into.survey, watch);
             }
             given += read;
-            self.reading.heard(read, survey).await;
+            into.turn(read).await;
             if read < PAGE {
                 return Ok(None);
             }
