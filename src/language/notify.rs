@@ -107,6 +107,11 @@ pub struct Names<'s> {
 // === impl Notification ===
 
 impl Notification {
+    /// Whether it says how much is left in the container, which is counted for it.
+    pub fn counts(&self) -> bool {
+        self.payload.texts().flat_map(Text::spans).any(|span| *span == Span::Late(Late::Remaining))
+    }
+
     /// The values of the entry that it names.
     pub fn refs(&self) -> impl Iterator<Item = &Ref> {
         let (Target::Channel(target) | Target::Stream { key: target, .. }) = &self.target;

@@ -428,10 +428,18 @@ fn out_of_memory(reply: &Value) -> Option<String> {
     (Kind::of_code(error.code()) == Kind::Oom).then(|| format!("OOM {}", error.details().unwrap_or_default()))
 }
 
-fn info(reply: Value) -> Option<HashMap<String, String>> {
+/// The facts in a reply of `INFO`; none where it is denied.
+pub(super) fn info(reply: Value) -> Option<HashMap<String, String>> {
     let text = String::from_utf8(reply::some_bytes(reply).ok()?).ok()?;
     let facts = text.lines().filter_map(|line| line.split_once(':'));
     Some(facts.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect())
+}
+
+/// Which server it is. Valkey and Redict report redis_version 7.2.4 whatever their own version is.
+pub(super) fn server_of(facts: &HashMap<String, String>) -> Option<ServerInfo> {
+    let own = |name: &str| Some((name.to_owned(), facts.get(&format!("{name}_version"))?.clone()));
+    let server = facts.get("server_name").and_then(|name| own(name)).or_else(|| own("redis"));
+    server.map(|(implementation, version)| ServerInfo { implementation, version })
 }
 
 struct Greeting {
@@ -448,10 +456,7 @@ impl Greeting {
             replication_id: fact("master_replid").unwrap_or_default(),
         };
         let uptime = fact("uptime_in_seconds").and_then(|text| text.parse().ok()).map(Duration::from_secs);
-        // Valkey and Redict report redis_version 7.2.4 whatever their own version is.
-        let own = |name: &str| fact(&format!("{name}_version")).map(|version| (name.to_owned(), version));
-        let server = fact("server_name").and_then(|name| own(&name)).or_else(|| own("redis"));
-        let server = server.map(|(implementation, version)| ServerInfo { implementation, version });
+        let server = server_of(facts);
         let major = fact("redis_version").and_then(|version| version.split('.').next()?.parse::<u32>().ok());
         Self { health: Health { identity, now, uptime }, server, lua_header: major.is_none_or(|major| major >= 7) }
     }

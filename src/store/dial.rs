@@ -80,7 +80,8 @@ pub(super) async fn dial(settings: &Settings) -> Result<Open, Error> {
 }
 
 async fn login_of(settings: &Settings) -> Result<RedisConnectionInfo, Error> {
-    let mut login = RedisConnectionInfo::default().set_db(i64::from(settings.db));
+    // No `CLIENT SETINFO`: a refused one stands in the server's ACL LOG, and some versions know no right to grant for it.
+    let mut login = RedisConnectionInfo::default().set_db(i64::from(settings.db)).set_skip_set_lib_name();
     if let Some(username) = &settings.username {
         login = login.set_username(username);
     }
@@ -256,6 +257,9 @@ impl Attempt<'_> {
         }
         if error.to_string().starts_with("Redis server refused to switch database") {
             let (db, why) = (self.settings.db, error.detail().unwrap_or("refused"));
+            if why.contains("permission") {
+                return self.error(Kind::Permission, format!("database {db} can't be had: {why}")).into();
+            }
             return self
                 .error(Kind::Other, format!("database {db} can't be had: {why}"))
                 .with_remedy("choose another in the URL, by `db` of the source or by --db; the server's `databases` says how many it has")

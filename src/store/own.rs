@@ -108,6 +108,20 @@ fn field<'f>(fields: &'f [(Bytes, Option<Vec<u8>>)], name: &[u8]) -> Option<&'f 
     fields.iter().find(|(known, _)| **known == *name).and_then(|(_, value)| value.as_deref())
 }
 
+/// The beginning of what was read, as a person would write it: `last_ping=17 user=x` for fields.
+pub(super) fn beginning(own: &Own, bytes: usize) -> Vec<u8> {
+    let short = |value: &[u8]| value[..value.len().min(bytes)].to_vec();
+    match own {
+        Own::Score(score) => short(score.to_string().as_bytes()),
+        Own::Value(value) => short(value),
+        Own::Fields(fields) => {
+            let present = fields.iter().filter_map(|(name, value)| Some((name, value.as_deref()?)));
+            let present = present.map(|(name, value)| [name, &b"="[..], &short(value)].concat());
+            short(&present.collect::<Vec<_>>().join(&b' '))
+        }
+    }
+}
+
 /// The fields of a hash entry that a strike needs: those of its times, then those its templates name.
 pub(super) fn evidence_fields(source: &Source) -> Vec<Bytes> {
     let LastPing::Fields(times) = &source.last_ping else { return Vec::new() };

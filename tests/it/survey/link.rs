@@ -53,7 +53,7 @@ for_each_server! {
             refused(user("scanless"), Layout::Json, denied, &["source edge", "hscan", "ACL user"]),
             refused(user("keyless"), Layout::Json, denied, &["source edge", "key", "ACL user"]),
             Refused { db: 99, ..refused(other("s3cret"), Layout::Zset, ErrorKind::Other, &["DB index is out of range"]) },
-            Refused { db: 1, ..refused(user("selectless"), Layout::Zset, ErrorKind::Other, &["run the 'select' command"]) },
+            Refused { db: 1, ..refused(user("selectless"), Layout::Zset, denied, &["run the 'select' command", "ACL user"]) },
         ];
         for Refused { login, db, layout, kind, words } in cases {
             let redis = format!("url = \"redis://127.0.0.1:{}/{db}\"\nresponse_timeout = \"5s\"\n{login}", server.port());
