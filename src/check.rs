@@ -1,4 +1,4 @@
-//! What a checked configuration comes to: the settings in force, and the times that follow from them.
+//! What a checked configuration comes to: the settings in force, the times that follow from them, and the rights it needs.
 
 use std::io::{self, Write};
 
@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::config::{Config, SourceConfig};
 use crate::policy::duration::in_words;
 use crate::store::connect::Endpoint;
+use crate::store::rights::{self, Generation, Right};
 use crate::store::tls;
 
 #[derive(Serialize)]
@@ -53,6 +54,35 @@ pub fn write_json(config: &Config, out: &mut dyn Write) -> io::Result<()> {
     };
     serde_json::to_writer_pretty(&mut *out, &document)?;
     writeln!(out)
+}
+
+/// The user that a configuration without one should get.
+const DEFAULT_USER: &str = "presence-reaper";
+
+/// The rights that a configuration needs on its server; fewer where nothing is to be evicted.
+pub fn needed(config: &Config, evicts: bool) -> Vec<Right> {
+    rights::needed(config.sources.iter().map(|one| (&*one.source, one.db, evicts && !one.dry_run)))
+}
+
+/// What to do with the placeholder of an ACL line.
+pub const PASSWORD_HINT: &str =
+    "put > and the password in the place of <PASSWORD>, or leave that word out if the user has one";
+
+/// What the configuration lacks, if the ACL line makes a user that it does not name.
+pub fn acl_user_hint(config: &Config) -> Option<String> {
+    let user = acl_user(config);
+    (config.redis.username.as_deref() != Some(user))
+        .then(|| format!("the configuration then needs username = \"{user}\" in [redis], and that password"))
+}
+
+/// The user that the ACL line is for. The default user is everybody's: to narrow it would lock the hubs out.
+fn acl_user(config: &Config) -> &str {
+    config.redis.username.as_deref().filter(|name| *name != "default").unwrap_or(DEFAULT_USER)
+}
+
+/// The line for redis-cli that makes the user of this configuration, with no other right than it needs.
+pub fn acl_line(config: &Config, evicts: bool, generation: Generation) -> String {
+    rights::acl_line(acl_user(config), &needed(config, evicts), generation)
 }
 
 fn source(config: &SourceConfig) -> Source<'_> {

@@ -5,6 +5,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
@@ -64,6 +65,22 @@ pub enum Task {
     Check {
         /// How to report.
         output: Output,
+    },
+    /// Try the configuration on its server, writing nothing.
+    Connect {
+        /// As if nothing were to be evicted.
+        dry_run: bool,
+        /// How long to look for pings.
+        sample_for: Option<Duration>,
+        /// Hide ids and values.
+        redact: bool,
+    },
+    /// Print the ACL line that the configuration needs.
+    Acl {
+        /// For a user that evicts nothing.
+        dry_run: bool,
+        /// Which server it is for.
+        server: AclServer,
     },
     /// Show it all on a private server.
     Demo {
@@ -129,6 +146,29 @@ impl Color {
             Self::Never => false,
         }
     }
+}
+
+/// The server that an ACL line is for: their grammars differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AclServer {
+    /// The one of the configuration, which is asked.
+    Ask,
+    /// Any of this age.
+    Since(AclVersion),
+}
+
+/// The versions in which the grammar of ACLs changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AclVersion {
+    /// Redis 6.0.
+    #[value(name = "6.0")]
+    V6,
+    /// Redis 6.2.
+    #[value(name = "6.2")]
+    V6_2,
+    /// Redis 7.0 and later, and Valkey.
+    #[value(name = "7.0")]
+    V7,
 }
 
 /// The guards that `--release` lifts.
@@ -207,8 +247,24 @@ enum Command {
         #[command(flatten)]
         settings: SettingArgs,
     },
-    /// Check the configuration, without Redis
+    /// Check the configuration; without Redis, unless told to --connect
     Check {
+        /// Try it on its server: version, rights, a sample of each source; nothing is written
+        #[arg(long)]
+        connect: bool,
+        /// Print the ACL SETUSER line that it needs, for a server from VERSION on: 6.0, 6.2 or 7.0 (also for Valkey);
+        /// with --connect for the server that is there [default: 7.0]
+        #[arg(long, value_name = "VERSION", num_args = 0..=1, require_equals = true, hide_possible_values = true)]
+        acl: Option<Option<AclVersion>>,
+        /// With --connect or --acl: for a user that only looks
+        #[arg(long)]
+        dry_run: bool,
+        /// With --connect: show a keyed hash in place of each id, and no values
+        #[arg(long)]
+        redact: bool,
+        /// With --connect: how long to look for pings [default: two heartbeats, but at most 5s]
+        #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+        sample_for: Option<Duration>,
         /// Form of the report: text or json [default: text]
         #[arg(short, long, value_name = "FORM", hide_possible_values = true)]
         output: Option<Output>,
@@ -361,14 +417,11 @@ impl Cli {
                 given.append(settings.given())?;
                 Task::Run { dry_run, redact: redact || one_shot.redact }
             }
-            Some(Command::Check { output, settings }) => {
+            Some(Command::Check { connect, acl, dry_run, redact, sample_for, output, settings }) => {
                 one_shot.refuse_beside("check")?;
                 given.append(settings.given())?;
-                let output = output.or(one_shot.output).unwrap_or_default();
-                if output == Output::Ndjson {
-                    return Err("check writes one answer: text or json".to_owned());
-                }
-                Task::Check { output }
+                let redact = redact || one_shot.redact;
+                check_task(connect, acl, dry_run, redact, sample_for, output.or(one_shot.output))?
             }
             Some(Command::Demo { clients, redis_server, serve }) => {
                 one_shot.refuse_beside("demo")?;
@@ -391,6 +444,39 @@ impl Cli {
         given.check_source()?;
         let flags = config::Flags { settings: given.settings, sources: given.sources };
         Ok(Self { task, config: given.config, flags, color: color.unwrap_or_default() })
+    }
+}
+
+/// What `check` was asked to do.
+fn check_task(
+    connect: bool,
+    acl: Option<Option<AclVersion>>,
+    dry_run: bool,
+    redact: bool,
+    sample_for: Option<Duration>,
+    output: Option<Output>,
+) -> Result<Task, String> {
+    if sample_for.is_some() && (!connect || acl.is_some()) {
+        return Err("--sample-for belongs to check --connect".to_owned());
+    }
+    if redact && (!connect || acl.is_some()) {
+        return Err("with check, --redact belongs to --connect: nothing else shows an id".to_owned());
+    }
+    if output.is_some() && (connect || acl.is_some()) {
+        return Err("--connect and --acl write text alone: leave --output out".to_owned());
+    }
+    match (acl, connect) {
+        (Some(None), true) => Ok(Task::Acl { dry_run, server: AclServer::Ask }),
+        (Some(version), false) => {
+            Ok(Task::Acl { dry_run, server: AclServer::Since(version.unwrap_or(AclVersion::V7)) })
+        }
+        (Some(Some(_)), true) => {
+            Err("with --connect the server is asked for its version: leave that of --acl out".to_owned())
+        }
+        (None, true) => Ok(Task::Connect { dry_run, sample_for, redact }),
+        (None, false) if dry_run => Err("--dry-run behind check belongs to --connect or --acl".to_owned()),
+        (None, false) if output == Some(Output::Ndjson) => Err("check writes one answer: text or json".to_owned()),
+        (None, false) => Ok(Task::Check { output: output.unwrap_or_default() }),
     }
 }
 
@@ -428,7 +514,7 @@ impl OneShotArgs {
         [("--fail-on-stale", self.fail_on_stale.is_some()), ("--all", self.all), ("--limit", self.limit.is_some())]
     }
 
-    /// A subcommand is a task of its own; the report's form may stand before `check`.
+    /// A subcommand is a task of its own; what it heeds may stand before it.
     fn refuse_beside(&self, command: &str) -> Result<(), String> {
         if self.dry_run && command == "run" {
             return Err("write `run --dry-run` for the daemon in shadow, or `--dry-run` alone for one audit".to_owned());
@@ -438,7 +524,7 @@ impl OneShotArgs {
             ("--once", self.once),
             ("--release", !self.release.is_empty()),
             ("--max", self.max.is_some()),
-            ("--redact", self.redact && command != "run"),
+            ("--redact", self.redact && !matches!(command, "run" | "check")),
         ];
         match given.into_iter().chain(self.of_a_report()).find(|(_, given)| *given) {
             Some((flag, _)) => Err(format!("{flag} does not go with `{command}`: leave one of the two out")),
@@ -593,6 +679,17 @@ mod tests {
         check("check", Task::Check { output: Output::Text });
         check("check -o json", Task::Check { output: Output::Json });
         check("-o json check", Task::Check { output: Output::Json });
+        let connect = |dry_run, sample_for, redact| Task::Connect { dry_run, sample_for, redact };
+        check("check --connect", connect(false, None, false));
+        check("check --connect --redact", connect(false, None, true));
+        check("--redact check --connect", connect(false, None, true));
+        let minute = Some(Duration::from_secs(60));
+        check("check --connect --dry-run --sample-for 1m", connect(true, minute, false));
+        let acl = |dry_run, version| Task::Acl { dry_run, server: AclServer::Since(version) };
+        check("check --acl", acl(false, AclVersion::V7));
+        check("check --acl=6.0", acl(false, AclVersion::V6));
+        check("check --acl=6.2 --dry-run", acl(true, AclVersion::V6_2));
+        check("check --acl --connect", Task::Acl { dry_run: false, server: AclServer::Ask });
         check("completions zsh", Task::Completions { shell: Shell::Zsh });
         check("man", Task::Man);
         check("demo", Task::Demo { clients: 1000, redis_server: None, serve: false });
@@ -609,7 +706,8 @@ mod tests {
         refused("--all", "--all belongs to --dry-run or --once");
         refused("--limit 3", "--limit belongs to --dry-run or --once");
         refused("--limit 3 run", "--limit does not go with `run`: leave one of the two out");
-        refused("--redact check", "--redact does not go with `check`: leave one of the two out");
+        refused("--redact check", "with check, --redact belongs to --connect: nothing else shows an id");
+        refused("--redact man", "--redact does not go with `man`: leave one of the two out");
         refused("check -o ndjson", "check writes one answer: text or json");
         refused("-o ndjson check", "check writes one answer: text or json");
         refused("--zset a man", "man takes no settings: leave them out");
@@ -619,6 +717,17 @@ mod tests {
         refused("--dry-run run", "write `run --dry-run` for the daemon in shadow, or `--dry-run` alone for one audit");
         refused("--once run", "--once does not go with `run`: leave one of the two out");
         refused("--max 3 check", "--max does not go with `check`: leave one of the two out");
+        refused("check --dry-run", "--dry-run behind check belongs to --connect or --acl");
+        refused("--dry-run check --acl", "--dry-run does not go with `check`: leave one of the two out");
+        refused("check --sample-for 1m", "--sample-for belongs to check --connect");
+        refused("check --redact", "with check, --redact belongs to --connect: nothing else shows an id");
+        refused("check --acl --redact", "with check, --redact belongs to --connect: nothing else shows an id");
+        refused("check --connect -o json", "--connect and --acl write text alone: leave --output out");
+        refused("-o text check --acl", "--connect and --acl write text alone: leave --output out");
+        refused(
+            "check --acl=7.0 --connect",
+            "with --connect the server is asked for its version: leave that of --acl out",
+        );
         refused("--config x demo", "demo runs on a private server and takes no settings but its own");
         refused("--config a run --config b", "--config is given before the command and behind it");
         refused("--companion a check --companion b", "--companion is given before the command and behind it");
@@ -635,7 +744,8 @@ mod tests {
             "demo --clients 29",
             "--once --max 0",
             "run --once",
-            "check --connect",
+            "check --acl=5.0",
+            "check --connect --sample-for 1",
             "--release x",
             "--dry-run --limit -1",
             "--color blue",

@@ -10,10 +10,11 @@
 //! | [`cli`] | what a person can type, and the texts made from it: completions, manual | `config` |
 //! | [`config`] | file, environment and flags → one checked configuration | `language`, `policy`, the parts' settings |
 //! | [`language`] | the words, patterns and templates of a source: text → checked values | `policy` |
-//! | [`check`] | what a checked configuration comes to | `config`, `policy`, settings of `store` |
+//! | [`check`] | what a checked configuration comes to, and the rights it needs | `config`, `policy`, settings of `store` |
 //! | [`assemble`] | a checked configuration → the reapers of a process | `config`, `reaper`, `store`, `policy`, `clock`, `text` |
 //! | [`service`] | the daemon with its faces: loops, metrics, endpoints | all of these but `cli` |
 //! | [`daemon`] | the loop: when to survey, when to strike, when to stop; health, and the latest of each source | `reaper`, `policy`, `store`, `clock` |
+//! | [`inspect`] | a configuration tried on its server: rights, samples | `check`, `config`, `policy`, `store`, `clock`, `text` |
 //! | [`oneshot`] | the audit and `--once`: survey and strike without the loop | `reaper`, `policy`, `clock`, an ask of `store` |
 //! | [`reaper`] | one source's survey and strike: the sweep | `policy`, `store`, `clock`, `text` |
 //! | [`policy`] | the rule: plain values in, plain values out | nothing |
@@ -48,6 +49,7 @@ pub mod config;
 pub mod daemon;
 pub mod demo;
 pub mod http;
+pub mod inspect;
 pub mod language;
 pub mod logging;
 pub mod metrics;

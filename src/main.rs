@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use presence_reaper::assemble::{self, Run};
-use presence_reaper::cli::{self, Cli, DEFAULT_CONFIG, Output, Release, Report, Task};
+use presence_reaper::cli::{self, AclServer, AclVersion, Cli, DEFAULT_CONFIG, Output, Release, Report, Task};
 use presence_reaper::clock::Clock;
 use presence_reaper::config::{self, Config};
+use presence_reaper::inspect::{self, Aim};
 use presence_reaper::output::{self, StatusLine, Written};
 use presence_reaper::policy::duration::in_words;
 use presence_reaper::policy::guard::Lifted;
@@ -18,6 +19,7 @@ use presence_reaper::policy::survey::{LISTED, Order, Wanted};
 use presence_reaper::reaper::{Finding, Mode};
 use presence_reaper::service::Service;
 use presence_reaper::store::audience::{Ask, Audience, Count, Page};
+use presence_reaper::store::rights::Generation;
 use presence_reaper::text::{Paint, Redaction};
 use presence_reaper::{check, demo, logging, oneshot, report};
 use tokio::signal::unix::{SignalKind, signal};
@@ -78,6 +80,10 @@ async fn perform(cli: Cli) -> Exit {
     };
     match cli.task {
         Task::Check { output } => checked(&config, output),
+        Task::Connect { dry_run, sample_for, .. } => {
+            connected(&config, Aim { evicts: !dry_run, sample_for, redaction: manner.redaction.clone() }, &manner).await
+        }
+        Task::Acl { dry_run, server } => acl(&config, !dry_run, server).await,
         Task::Run { dry_run, .. } => serve(config, if dry_run { Mode::DryRun } else { Mode::Evict }, manner).await,
         Task::Audit { report, fail_on_stale } => audit(&config, report, fail_on_stale, manner).await,
         Task::Once { release, max, report, fail_on_stale } => {
@@ -117,7 +123,7 @@ impl Manner {
         let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let colors = |terminal| cli.color.is_wanted(terminal, no_color);
         let redact = match cli.task {
-            Task::Run { redact, .. } => redact,
+            Task::Run { redact, .. } | Task::Connect { redact, .. } => redact,
             Task::Audit { report, .. } | Task::Once { report, .. } => report.redact,
             _ => false,
         };
@@ -352,6 +358,50 @@ fn checked(config: &Config, output: Output) -> Exit {
         Output::Text => check::write_text(config, out),
         Output::Json | Output::Ndjson => check::write_json(config, out),
     })
+}
+
+async fn connected(config: &Config, aim: Aim, manner: &Manner) -> Exit {
+    let offline = checked(config, Output::Text);
+    if offline != Exit::Done {
+        return offline;
+    }
+    say("connecting, then looking for pings");
+    let evicts = aim.evicts;
+    let inspection = match inspect::inspect(config, &aim, Clock::start()).await {
+        Ok(inspection) => inspection,
+        Err(error) => {
+            complain(&error);
+            return Exit::Failed;
+        }
+    };
+    let line = check::acl_line(config, evicts, inspection.generation().unwrap_or(Generation::V7));
+    let written = print(|out| inspect::write_text(&inspection, &line, Paint { on: manner.stdout_colors }, out));
+    if written == Exit::Done && !inspection.works() { Exit::Failed } else { written }
+}
+
+async fn acl(config: &Config, evicts: bool, server: AclServer) -> Exit {
+    config.warnings.iter().for_each(|warning| warn(warning));
+    let generation = match server {
+        AclServer::Since(AclVersion::V6) => Ok(Some(Generation::V6)),
+        AclServer::Since(AclVersion::V6_2) => Ok(Some(Generation::V6_2)),
+        AclServer::Since(AclVersion::V7) => Ok(Some(Generation::V7)),
+        AclServer::Ask => inspect::generation(config, Clock::start()).await,
+    };
+    match generation {
+        Ok(Some(generation)) => {
+            say(&format!("for redis-cli: {}", check::PASSWORD_HINT));
+            check::acl_user_hint(config).iter().for_each(|hint| say(hint));
+            print(|out| writeln!(out, "{}", check::acl_line(config, evicts, generation)))
+        }
+        Ok(None) => {
+            complain(&"the server does not tell its version: name it, as in --acl=7.0, and leave --connect out");
+            Exit::Failed
+        }
+        Err(error) => {
+            complain(&error);
+            Exit::Failed
+        }
+    }
 }
 
 async fn show(settings: demo::Settings) -> Exit {

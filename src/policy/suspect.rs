@@ -165,6 +165,8 @@ pub enum Suspicion {
     Deadline {
         /// By at most this.
         ahead: Duration,
+        /// Their zone may be another: they are texts.
+        zone: bool,
     },
     /// Some times lie further ahead than clocks go wrong.
     Future {
@@ -175,6 +177,8 @@ pub enum Suspicion {
     Silent {
         /// How old.
         newest: Duration,
+        /// Their zone may be another: they are texts.
+        zone: bool,
     },
     /// Live entries that did not ping while we looked.
     Still {
@@ -231,14 +235,19 @@ fn of_deadline(sample: &Sample) -> Option<Suspicion> {
     let ahead = sample.ages.iter().filter(|age| **age < -AHEAD_MS).count();
     let furthest = sample.ages.first().copied()?;
     (ahead >= FEW_GAPS && ahead * 10 >= sample.ages.len() * 8)
-        .then(|| Suspicion::Deadline { ahead: rounded_up(from_millis(-furthest)) })
+        .then(|| Suspicion::Deadline { ahead: rounded_up(from_millis(-furthest)), zone: zone_matters(sample) })
+}
+
+/// Most times are texts, which may come without an offset.
+fn zone_matters(sample: &Sample) -> bool {
+    sample.times[Unit::Iso8601.index()] * 2 > sample.ages.len()
 }
 
 fn of_rhythm(sample: &Sample, timing: &Timing) -> Vec<Suspicion> {
     let mut found = Vec::new();
     let newest = sample.newest().map(from_millis);
     let silent = newest.filter(|newest| *newest >= timing.late_after());
-    found.extend(silent.map(|newest| Suspicion::Silent { newest }));
+    found.extend(silent.map(|newest| Suspicion::Silent { newest, zone: zone_matters(sample) }));
     let still = sample.gaps.is_empty() && sample.watched >= FEW_GAPS;
     if silent.is_none() && still && sample.watched_for >= timing.heartbeat_interval * 2 {
         found.push(Suspicion::Still { count: sample.watched, looked_for: sample.watched_for });
@@ -282,11 +291,12 @@ impl fmt::Display for Suspicion {
                     "{count} of {of} can't be judged, so they are never evicted: see `last_ping` and `format`; what is no entry belongs in `ignore`"
                 )
             }
-            Self::Deadline { ahead } => {
+            Self::Deadline { ahead, zone } => {
                 let deadline = spelt(*ahead);
+                let zone = if *zone { "; if it writes local times, name their zone in `time_zone`" } else { "" };
                 write!(
                     f,
-                    "most times lie ahead, by {deadline} at most: if the hub stores when an entry ends, write deadline = \"{deadline}\"; else its clock is ahead"
+                    "most times lie ahead, by {deadline} at most: if the hub stores when an entry ends, write deadline = \"{deadline}\"{zone}; else its clock is ahead"
                 )
             }
             Self::Future { count } => {
@@ -296,11 +306,12 @@ impl fmt::Display for Suspicion {
                     "{count} times lie more than {tolerance} ahead, so nothing is known of these entries: is a hub's clock ahead?"
                 )
             }
-            Self::Silent { newest } => {
+            Self::Silent { newest, zone } => {
                 let newest = in_words(*newest);
+                let zone = if *zone { " If it writes local times, name their zone in `time_zone`." } else { "" };
                 write!(
                     f,
-                    "nobody has pinged for {newest}, so the source would be held as silent: is the hub running, and is this the field it refreshes?"
+                    "nobody has pinged for {newest}, so the source would be held as silent: is the hub running, and is this the field it refreshes?{zone}"
                 )
             }
             Self::Still { count, looked_for } => {
@@ -446,10 +457,23 @@ mod tests {
     #[test]
     fn a_deadline_is_told_from_a_clock_that_is_a_little_ahead() {
         let ends = |after: i64| sample(steady(100, 30).map(move |age| age - after * 1_000));
-        check(&ends(60), &[Suspicion::Deadline { ahead: Duration::from_secs(60) }]);
-        check(&ends(300), &[Suspicion::Deadline { ahead: Duration::from_secs(300) }]);
+        check(&ends(60), &[Suspicion::Deadline { ahead: Duration::from_secs(60), zone: false }]);
+        check(&ends(300), &[Suspicion::Deadline { ahead: Duration::from_secs(300), zone: false }]);
         let one_hub = sample(steady(90, 30).chain([-90_000; 10]));
         check(&one_hub, &[Suspicion::Future { count: 10 }]);
+    }
+
+    #[test]
+    fn texts_may_be_of_another_zone() {
+        let texts = |mut sample: Sample| {
+            sample.times = Default::default();
+            sample.times[Unit::Iso8601.index()] = sample.ages.len();
+            suspicions(&sample, &TIMING, Format::Auto, None, true)[0].to_string()
+        };
+        for off in [-7_200_000, 7_200_000] {
+            let told = texts(sample(steady(100, 30).map(|age| age + off)));
+            assert!(told.contains("name their zone in `time_zone`"), "{told}");
+        }
     }
 
     #[test]
@@ -479,7 +503,7 @@ mod tests {
     #[test]
     fn silence_and_standstill_are_two_things() {
         let found = suspicions(&sample(dead(10)), &TIMING, Format::Auto, None, true);
-        assert_eq!(found, [Suspicion::Silent { newest: Duration::from_secs(400) }]);
+        assert_eq!(found, [Suspicion::Silent { newest: Duration::from_secs(400), zone: false }]);
         let mut still = sample(steady(50, 30));
         (still.watched, still.watched_for) = (50, Duration::from_secs(59));
         check(&still, &[]);

@@ -9,6 +9,7 @@
 #[macro_use]
 mod harness;
 
+mod acl;
 mod cli;
 mod connections;
 mod demo;
@@ -17,6 +18,7 @@ mod endpoints;
 mod faces;
 mod forms;
 mod harness_works;
+mod inspect;
 mod main_job;
 mod notify;
 mod reports;

@@ -24,7 +24,7 @@ const EFFECTS: [&str; 9] =
     ["async", "clap", "prometheus", "redis", "tokio", "tracing", "Instant", "SystemTime", "std::env"];
 
 /// The arrows of the map in `lib.rs`. An entry of `uses` is a room, or a single item of one.
-const ROOMS: [Room; 21] = [
+const ROOMS: [Room; 22] = [
     Room { name: "lib", uses: &[], never: &[] },
     Room {
         name: "main",
@@ -35,6 +35,7 @@ const ROOMS: [Room; 21] = [
             "clock",
             "config",
             "demo",
+            "inspect",
             "logging",
             "oneshot",
             "output",
@@ -43,6 +44,7 @@ const ROOMS: [Room; 21] = [
             "report",
             "service",
             "store::audience",
+            "store::rights",
             "text",
         ],
         never: &["prometheus", "redis"],
@@ -63,8 +65,13 @@ const ROOMS: [Room; 21] = [
     },
     Room {
         name: "check",
-        uses: &["config", "policy", "store::connect", "store::tls"],
+        uses: &["config", "policy", "store::connect", "store::rights", "store::tls"],
         never: &["async", "clap", "prometheus", "tokio"],
+    },
+    Room {
+        name: "inspect",
+        uses: &["check", "clock", "config", "policy", "store", "text"],
+        never: &["clap", "prometheus", "SystemTime"],
     },
     Room {
         name: "assemble",

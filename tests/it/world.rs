@@ -1,10 +1,13 @@
 //! What most tests of the whole program begin with: a rhythm, the program on a hub's entries, and what can be asked of
 //! it from outside.
 
+use std::collections::HashMap;
 use std::panic::Location;
+use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::Value;
+use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, sleep};
 
 use crate::harness::{Binary, Daemon, Hub, Layout, Server, eventually};
@@ -75,6 +78,60 @@ pub(crate) async fn settle(binary: Binary) -> Daemon {
 pub(crate) async fn in_each_layout(run: impl AsyncFn(Layout)) {
     let [a, b, c, d] = Layout::ALL;
     tokio::join!(run(a), run(b), run(c), run(d));
+}
+
+// === rights ===
+
+/// A user of a server that has the rights that the program asks for, and no other.
+pub(crate) struct Confined {
+    user: String,
+}
+
+impl Confined {
+    pub(crate) const PASSWORD: &str = "confined";
+
+    /// Makes it by the line that `check` prints for these flags, as an operator would: by redis-cli, one word replaced.
+    /// `words` are behind `check`: `--acl`.
+    pub(crate) async fn make(server: &Server, user: &str, words: &[&str], flags: &[String]) -> Self {
+        let named = Self { user: user.to_owned() };
+        let line = named
+            .run(Binary::new(["check"]).args(words).args(flags))
+            .run()
+            .await
+            .assert_code(0)
+            .stdout
+            .replace("<PASSWORD>", &format!(">{}", Self::PASSWORD));
+        assert_eq!(redis_cli(server, &line).await, "OK", "{line}");
+        named
+    }
+
+    /// The program as this user.
+    pub(crate) fn run(&self, binary: Binary) -> Binary {
+        binary.args(["--redis-username", &self.user]).env("PRESENCE_REAPER_REDIS__PASSWORD", Self::PASSWORD)
+    }
+
+    /// The server's ACL LOG knows nothing of this user.
+    pub(crate) async fn assert_nothing_was_refused(&self, server: &Server) {
+        let mut log = redis::cmd("ACL");
+        let log: Vec<HashMap<String, redis::Value>> =
+            log.arg("LOG").query_async(&mut server.client().await).await.expect("ACL LOG");
+        let text = |entry: &HashMap<String, redis::Value>, name| {
+            redis::from_redis_value_ref::<String>(&entry[name]).expect("a text")
+        };
+        let ours = log.iter().filter(|entry| text(entry, "username") == self.user);
+        let refused: Vec<String> = ours.map(|entry| text(entry, "reason") + " " + &text(entry, "object")).collect();
+        assert!(refused.is_empty(), "{}: {refused:?}", self.user);
+    }
+}
+
+/// What redis-cli prints for these lines.
+pub(crate) async fn redis_cli(server: &Server, lines: &str) -> String {
+    let mut command = tokio::process::Command::new("redis-cli");
+    command.args(["-p", &server.port().to_string()]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().expect("redis-cli, which comes with redis-server");
+    child.stdin.take().expect("piped").write_all(lines.as_bytes()).await.expect("redis-cli reads");
+    let output = child.wait_with_output().await.expect("redis-cli ends");
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
 // === metrics ===

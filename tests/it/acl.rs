@@ -1,0 +1,196 @@
+//! The ACL line that `check --acl` prints: what it grants is what the program does. (`main_job` does its work under it.)
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use redis::aio::MultiplexedConnection;
+use regex::Regex;
+
+use crate::harness::{Binary, Finished, Hub, Kind, Layout, Server};
+use crate::world::{Confined, FAST, reaper_with, redis_cli};
+
+/// Every layout, every verb, keys and patterns, every way to tell, another database.
+const EVERYTHING: &str = r#"
+[redis]
+username = "reaper"
+password_file = "/nowhere"
+[[source]]
+name = "zset"
+zset = "online"
+db = 1
+companions = ["UNLINK box:{id}", "SREM users:{id} x", "ZREM lobby:{id} x", "HDEL names:{id} x"]
+[[source]]
+name = "zset-with-others"
+zset = "others"
+ignore = ["Version"]
+[[source]]
+name = "rooms"
+zset = ["lobby:seen", "room:{_}:seen"]
+companions = ["SREM conns:{key} {id}"]
+notify = [{ publish = "left:{key}", payload = "{remaining}" }, { xadd = "log:{source}" }]
+[[source]]
+name = "shards"
+hash = "shard:{n}"
+last_ping = "value"
+notify = [{ publish = "off", payload = "{remaining}" }]
+[[source]]
+name = "hash"
+hash = "clients"
+[[source]]
+name = "strings"
+keys = "conn:{id}"
+[[source]]
+name = "hashes"
+keys = "record:{id}"
+last_ping = "field at"
+"#;
+
+async fn check(text: &str, words: &[&str]) -> Finished {
+    let dir = tempfile::TempDir::new().unwrap();
+    let path = dir.path().join("reaper.toml");
+    std::fs::write(&path, text).unwrap();
+    Binary::new(["check"]).args(words).args(["--config"]).args([&path]).run().await
+}
+
+async fn asks(client: &mut MultiplexedConnection, words: &[&[u8]]) -> bool {
+    let mut command = redis::cmd("ACL");
+    command.arg("DRYRUN").arg("reaper").arg(words);
+    let answer: redis::RedisResult<String> = command.query_async(client).await;
+    answer.is_ok_and(|answer| answer == "OK")
+}
+
+/// A command that the store sends and no line grants would fail in the field, on the day when somebody uses the line.
+#[tokio::test]
+async fn every_command_in_the_code_of_the_store_is_granted() {
+    let line = check(EVERYTHING, &["--acl=6.2"]).await.assert_code(0).stdout.clone();
+    let granted: BTreeSet<String> =
+        line.split(' ').filter_map(|word| Some(word.strip_prefix('+')?.trim().to_uppercase())).collect();
+    let server = Server::start(Kind::Redis).await;
+    let commands: BTreeSet<String> =
+        redis::cmd("COMMAND").arg("LIST").query_async(&mut server.client().await).await.unwrap();
+    let literal = Regex::new(r#"["']([A-Z]+)["']"#).unwrap();
+
+    let mut named = BTreeSet::new();
+    for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store")).unwrap() {
+        let path = entry.unwrap().path();
+        // Codes of errors may be called like commands; and the list itself proves nothing.
+        if path.ends_with("error.rs") || path.ends_with("rights.rs") {
+            continue;
+        }
+        let text = std::fs::read_to_string(path).unwrap();
+        let code = text.split("\n#[cfg(test)]").next().unwrap();
+        let words = literal.captures_iter(code).map(|found| found[1].to_owned());
+        named.extend(words.filter(|word| commands.contains(&word.to_lowercase())));
+    }
+
+    assert!(named.len() > 15, "{named:?}");
+    let missing: Vec<_> = named.difference(&granted).collect();
+    assert!(missing.is_empty(), "the store says {missing:?}, and src/store/rights.rs does not");
+}
+
+for_each_server! {
+    /// The line as it stands is refused whole; with the password it grants each command on its own keys alone.
+    async fn it_grants_what_is_needed_and_no_more(server: Server) {
+        let line = check(EVERYTHING, &["--acl"]).await.assert_code(0).stdout.clone();
+        let mut client = server.client().await;
+        // As Redis 6 did: whoever is made anew may use every channel, unless told otherwise.
+        assert_eq!(redis_cli(&server, "CONFIG SET acl-pubsub-default allchannels").await, "OK");
+
+        assert!(redis_cli(&server, &line).await.starts_with("ERR "));
+        let users: Vec<String> = redis::cmd("ACL").arg("USERS").query_async(&mut client).await.unwrap();
+        assert_eq!(users, ["default"], "nobody gets in by a placeholder");
+        assert_eq!(redis_cli(&server, &line.replace("<PASSWORD>", ">x")).await, "OK");
+        assert_eq!(redis_cli(&server, &line.replace("<PASSWORD> ", "")).await, "OK", "again, for other rights");
+
+        let allowed: [&[&[u8]]; 17] = [
+            &[b"SCAN", b"0"],
+            &[b"ZRANGE", b"room:1:seen", b"0", b"1"],
+            &[b"ZCOUNT", b"lobby:seen", b"0", b"1"],
+            &[b"SREM", b"conns:room:1:seen", b"x"],
+            &[b"HLEN", b"shard:1"],
+            &[b"PUBLISH", b"off", b"x"],
+            &[b"PUBLISH", b"left:lobby:seen", b"x"],
+            &[b"XADD", b"log:rooms", b"*", b"a", b"b"],
+            &[b"EVALSHA", b"x", b"2", b"log:rooms", b"room:1:seen"],
+            &[b"INFO"],
+            &[b"SELECT", b"1"],
+            &[b"ZREM", b"online", b"x"],
+            &[b"UNLINK", b"box:1"],
+            &[b"UNLINK", b"conn:1"],
+            &[b"HDEL", b"names:1", b"x"],
+            &[b"GET", b"conn:1"],
+            &[b"EVALSHA", b"x", b"3", b"online", b"box:1", b"names:1"],
+        ];
+        let refused: [&[&[u8]]; 17] = [
+            &[b"ZRANGE", b"lobby:seen", b"0", b"1"],
+            &[b"UNLINK", b"room:1:seen"],
+            &[b"ZREM", b"conns:room:1:seen", b"x"],
+            &[b"PUBLISH", b"elsewhere", b"x"],
+            &[b"PUBLISH", b"left:else", b"x"],
+            &[b"SUBSCRIBE", b"off"],
+            &[b"XADD", b"elsewhere", b"*", b"a", b"b"],
+            &[b"XDEL", b"log:rooms", b"1-1"],
+            &[b"KEYS", b"*"],
+            &[b"FLUSHALL"],
+            &[b"UNLINK", b"online"],
+            &[b"UNLINK", b"clients"],
+            &[b"UNLINK", b"elsewhere"],
+            &[b"GET", b"box:1"],
+            &[b"SET", b"conn:1", b"x"],
+            &[b"EVALSHA", b"x", b"1", b"elsewhere"],
+            &[b"ZRANGEBYSCORE", b"others", b"0", b"0"],
+        ];
+        for (words, may) in allowed.map(|words| (words, true)).into_iter().chain(refused.map(|words| (words, false))) {
+            let text: Vec<_> = words.iter().map(|word| String::from_utf8_lossy(word)).collect();
+            assert_eq!(asks(&mut client, words).await, may, "{text:?}");
+        }
+    }
+
+    /// Blanks, quotes, brackets and bytes that are no text, in what redis-cli and two grammars of the server split.
+    async fn keys_of_any_bytes_come_through(server: Server) {
+        let text = concat!(
+            "[redis]\nusername = \"reaper\"\npassword_file = \"/nowhere\"\n[[source]]\nname = \"odd\"\nzset = '\"a b*[c](d)\\xff\\xc3\\xa9\\\\\\\"q\"'\n",
+            "companions = ['''UNLINK \"it's ({id})\"''', 'SREM \"\\xff\\n{{x}}:{id}\" x', 'HDEL plain*:{id} x']\n",
+        );
+        let line = check(text, &["--acl"]).await.assert_code(0).stdout.clone();
+        assert_eq!(redis_cli(&server, &line.replace("<PASSWORD>", ">x")).await, "OK", "{line}");
+        let mut client = server.client().await;
+        let container: &[u8] = b"a b*[c](d)\xff\xc3\xa9\\\"q";
+        let allowed: [&[&[u8]]; 5] = [
+            &[b"ZREM", container, b"x"],
+            &[b"UNLINK", b"it's (17)"],
+            &[b"SREM", b"\xff\n{x}:17", b"x"],
+            &[b"HDEL", b"plain*:17", b"x"],
+            &[b"EVALSHA", b"x", b"2", container, b"plain*:17"],
+        ];
+        for words in allowed {
+            let text: Vec<_> = words.iter().map(|word| String::from_utf8_lossy(word)).collect();
+            assert!(asks(&mut client, words).await, "{text:?}: {line}");
+        }
+        assert!(!asks(&mut client, &[b"HDEL", b"plain:17", b"x"]).await, "a `*` of the key is no star of the glob: {line}");
+        assert!(!asks(&mut client, &[b"ZREM", b"a bX[c](d)\xff\xc3\xa9\\\"q", b"x"]).await, "{line}");
+    }
+
+    /// The line for older servers, which newer ones still understand, does as well.
+    async fn the_line_for_redis_6_does_the_job_too(server: Server) {
+        let hub = Hub::new(&server, Layout::Json);
+        hub.stale(7, std::time::Duration::from_secs(3600)).await;
+        for (version, user) in [("6.0", "old"), ("6.2", "older")] {
+            let grammar = format!("--acl={version}");
+            let confined = Confined::make(&server, user, &[&grammar], &hub.source_flags()).await;
+            let run = confined.run(reaper_with(&["check", "--connect"], &server.url(), &hub, FAST));
+            let run = run.run().await;
+            assert!(run.assert_code(0).stdout.contains("has all "), "{}", run.stdout);
+        }
+    }
+
+    /// With `--connect` the server says how old it is.
+    async fn the_server_can_be_asked_for_its_grammar(server: Server) {
+        let words = ["check", "--connect", "--acl", "--zset", "online", "--redis-url", &server.url()];
+        let run = Binary::new(words).run().await;
+        run.assert_code(0);
+        assert!(run.stdout.starts_with("ACL SETUSER presence-reaper on <PASSWORD> resetkeys resetchannels clearselectors "));
+        assert_eq!(run.stdout.lines().count(), 1);
+        assert!(run.stderr.contains("username = \"presence-reaper\""), "{}", run.stderr);
+    }
+}
