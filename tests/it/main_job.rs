@@ -1,5 +1,5 @@
 //! The main job in each of the four layouts, by flags alone: find the stale, evict exactly those with all that belongs
-//! to them, and say so.
+//! to them, and say so. It is done by a user that has the rights which `check --acl` prints for it, and no other.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use crate::harness::{Finished, Hub, Layout, Server, eventually};
 use crate::world::{
-    FAST, Rhythm, SOON, STEADY, evictions, evicts, in_each_layout, is_in, is_old_enough, metric, only_source,
+    Confined, FAST, Rhythm, SOON, STEADY, evictions, evicts, in_each_layout, is_in, is_old_enough, metric, only_source,
     reaper_with, settle, throughout,
 };
 
@@ -25,10 +25,15 @@ for_each_server! {
             hub.live(700).await;
             hub.stale(300, HOUR).await;
         }
+        let mut users = Vec::new();
+        for (number, hub) in hubs.iter().enumerate() {
+            users.push(Confined::make(&server, &format!("auditor-{number}"), &["--acl", "--dry-run"], &hub.source_flags()).await);
+        }
         server.reset_stats().await;
 
-        for hub in &hubs {
-            let run = reaper_with(&["--dry-run", "-o", "json"], &server.url(), hub, SLOW).run().await;
+        for (hub, user) in hubs.iter().zip(&users) {
+            let run = reaper_with(&["--dry-run", "-o", "json"], &server.url(), hub, SLOW);
+            let run = user.run(run).run().await;
 
             let document = run.assert_code(0).json();
             let source = only_source(&document);
@@ -36,6 +41,7 @@ for_each_server! {
             assert_eq!((source["entries"]["live"].as_u64(), source["entries"]["stale"].as_u64()), (Some(700), Some(300)));
             assert_eq!((source["would_evict"].as_u64(), source["evicted"].as_u64()), (Some(300), Some(0)));
             assert_eq!(source["listed"], 100, "the hundred oldest");
+            user.assert_nothing_was_refused(&server).await;
         }
 
         assert!(server.write_commands_seen().await.is_empty(), "{:?}", server.write_commands_seen().await);
@@ -125,7 +131,8 @@ struct Crowd<'a> {
     server: &'a Server,
     hub: Hub,
     layout: String,
-    user: &'static str,
+    companions: Vec<String>,
+    confined: Confined,
 }
 
 impl<'a> Crowd<'a> {
@@ -137,7 +144,18 @@ impl<'a> Crowd<'a> {
         };
         let name = format!("{layout:?}");
         let key = if matches!(layout, Layout::Strings | Layout::Hashes) { format!("{name}:") } else { name.clone() };
-        Self { server, hub: Hub::new(server, layout).key(&key), layout: name, user }
+        let hub = Hub::new(server, layout).key(&key);
+        let companions = [
+            format!("UNLINK inbox:{name}:{{id}}"),
+            format!("SREM members:{name} {{id}}"),
+            format!("ZREM lobby:{name} {{id}}"),
+            format!("HDEL users:{name} {user}"),
+        ];
+        let companions: Vec<String> =
+            companions.into_iter().flat_map(|companion| ["--companion".to_owned(), companion]).collect();
+        let flags = [hub.source_flags(), companions.clone()].concat();
+        let confined = Confined::make(server, &format!("reaper-{name}"), &["--acl"], &flags).await;
+        Self { server, hub, layout: name, companions, confined }
     }
 
     /// Writes what belongs to these clients.
@@ -154,23 +172,17 @@ impl<'a> Crowd<'a> {
     }
 
     fn binary(&self, words: &[&str], rhythm: Rhythm) -> crate::harness::Binary {
-        let Self { layout, user, .. } = self;
-        let companions = [
-            format!("UNLINK inbox:{layout}:{{id}}"),
-            format!("SREM members:{layout} {{id}}"),
-            format!("ZREM lobby:{layout} {{id}}"),
-            format!("HDEL users:{layout} {user}"),
-        ];
-        let companions = companions.into_iter().flat_map(|companion| ["--companion".to_owned(), companion]);
-        reaper_with(words, &self.server.url(), &self.hub, rhythm).args(companions)
+        let binary = reaper_with(words, &self.server.url(), &self.hub, rhythm).args(&self.companions);
+        self.confined.run(binary)
     }
 
     async fn run(&self, words: &[&str], rhythm: Rhythm) -> Finished {
         self.binary(words, rhythm).run().await
     }
 
-    /// Exactly these clients are left, and exactly what belongs to them.
+    /// Exactly these clients are left, and exactly what belongs to them; and all that was done was allowed.
     async fn assert_left(&self, ids: &[String]) {
+        self.confined.assert_nothing_was_refused(self.server).await;
         let ids: BTreeSet<String> = ids.iter().cloned().collect();
         let (mut client, layout) = (self.server.client().await, &self.layout);
         assert_same(&self.hub.remaining().await, &ids, layout);
