@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use crate::harness::{Finished, Hub, Layout, Server, eventually};
+use crate::harness::{Binary, Finished, Hub, Layout, Server, eventually};
 use crate::world::{
     Confined, FAST, Rhythm, SOON, STEADY, evictions, evicts, in_each_layout, is_in, is_old_enough, metric, only_source,
     reaper_with, settle, throughout,
@@ -93,6 +93,56 @@ for_each_server! {
         .await;
     }
 
+    /// The same in sorted sets or hashes that a list finds, small and large ones, each eviction announced in two ways.
+    async fn rooms_are_cleaned_and_told_of(server: Server) {
+        let dir = tempfile::TempDir::new().unwrap();
+        for layout in [Layout::Zset, Layout::Json] {
+            let path = dir.path().join(format!("{layout:?}.toml"));
+            std::fs::write(&path, rooms_that_tell(layout)).unwrap();
+            let file = ["--config".to_owned(), path.to_str().unwrap().to_owned()];
+            let looker = Confined::make(&server, &format!("looker-{layout:?}"), &["--acl", "--dry-run"], &file).await;
+            let reaper = Confined::make(&server, &format!("teller-{layout:?}"), &["--acl"], &file).await;
+            let older = Confined::make(&server, &format!("older-{layout:?}"), &["--acl=6.2"], &file).await;
+            let rooms = [("lobby", 3), ("room:small:seen", 5), ("room:large:seen", 700)];
+            let rooms = rooms.map(|(key, clients)| (Hub::new(&server, layout).key(&format!("{layout:?}:{key}")), clients));
+            let mut pinging = Vec::new();
+            for (hub, clients) in &rooms {
+                pinging.push(hub.ping_every(STEADY.heartbeat, &hub.live(*clients).await));
+            }
+            is_old_enough(&server, STEADY).await;
+            let run = async |user: &Confined, words: &[&str]| {
+                let binary = Binary::new(words).args(&file).args(["--redis-url", &server.url()]);
+                let run = user.run(binary).run().await;
+                user.assert_nothing_was_refused(&server).await;
+                run.assert_code(0);
+                run.stdout
+            };
+            let stream = format!("log:{layout:?}");
+            let told = async || -> usize { redis::cmd("XLEN").arg(&stream).query_async(&mut server.client().await).await.unwrap() };
+
+            for (round, user) in [(1, &reaper), (2, &older)] {
+                for (hub, _) in &rooms {
+                    hub.stale(4, HOUR).await;
+                }
+                let audit: serde_json::Value = serde_json::from_str(&run(&looker, &["--dry-run", "-o", "json"]).await).unwrap();
+                assert_eq!(only_source(&audit)["entries"]["stale"], 12, "{layout:?}");
+                let document: serde_json::Value = serde_json::from_str(&run(user, &["--once", "-o", "json"]).await).unwrap();
+                let source = only_source(&document);
+                let counts = ["evicted", "notifications_sent", "notifications_failed"].map(|name| source[name].as_u64().unwrap());
+                assert_eq!(counts, [12, 24, 0], "{layout:?}");
+                assert_eq!(told().await, 12 * round);
+            }
+            assert!(run(&reaper, &["check", "--connect", "--sample-for", "0s"]).await.contains("has all "));
+            for pinging in pinging {
+                pinging.stop().await;
+            }
+            for (hub, clients) in &rooms {
+                assert_eq!(hub.remaining().await.len(), *clients);
+                hub.verdict(STEADY.threshold).await.assert_none_lost();
+            }
+        }
+    }
+
     /// The operator's own limit, of all sources together.
     async fn once_stops_at_its_maximum(server: Server) {
         let hub = Hub::new(&server, Layout::Zset);
@@ -124,6 +174,22 @@ for_each_server! {
         assert_eq!((evictions(&daemon).await, hub.remaining().await.len()), (0, 1_000));
         assert!(daemon.stderr().contains("would evict"), "{}", daemon.stderr());
     }
+}
+
+/// A source of rooms, one by its key and others by pattern, that says who left.
+fn rooms_that_tell(layout: Layout) -> String {
+    let (kind, last_ping) = match layout {
+        Layout::Zset => ("zset", "score"),
+        _ => ("hash", "json /LatestPingTime"),
+    };
+    let [threshold, heartbeat] = [STEADY.threshold, STEADY.heartbeat].map(|span| span.as_millis());
+    format!(
+        "[[source]]\nname = \"rooms\"\n{kind} = [\"{layout:?}:lobby\", \"{layout:?}:room:{{_}}:seen\"]\n\
+         last_ping = \"{last_ping}\"\nthreshold = \"{threshold}ms\"\nheartbeat_interval = \"{heartbeat}ms\"\n\
+         companions = [\"SREM conns:{{key}} {{id}}\", \"UNLINK box:{{id}}\"]\n\
+         notify = [\n  {{ publish = \"left:{{key}}\", payload = \"{{id}} {{remaining}}\" }},\n  \
+         {{ xadd = \"log:{layout:?}\", maxlen = 1000 }},\n]\n"
+    )
 }
 
 /// A hub's clients with all that belongs to them: an inbox each, a set, a sorted set and a hash of them all.

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use crate::harness::{Binary, Hub, Layout, Pinging, Server, eventually};
 use crate::world::{
-    FAST, Rhythm, SOON, STEADY, evictions, evicts, is_in, is_old_enough, metric, only_source, settle, throughout,
+    Confined, FAST, Rhythm, SOON, STEADY, evictions, evicts, is_in, is_old_enough, metric, only_source, settle,
+    throughout,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -18,27 +19,22 @@ struct House {
     server_url: String,
     layout: Layout,
     rooms: Vec<Hub>,
+    /// The program's own user, with the rights that it needs for this and no other.
+    confined: Confined,
 }
 
 impl House {
-    fn new(server: &Server, layout: Layout, rooms: usize) -> Self {
+    async fn new(server: &Server, layout: Layout, rooms: usize) -> Self {
         let room = |n| Hub::new(server, layout).key(&format!("{layout:?}:{n}:seen"));
-        Self { server_url: server.url(), layout, rooms: (0..rooms).map(room).collect() }
+        let rooms = (0..rooms).map(room).collect();
+        let confined = Confined::make(server, &format!("rooms-{layout:?}"), &["--acl"], &flags(layout)).await;
+        Self { server_url: server.url(), layout, rooms, confined }
     }
 
     /// The program on all of them, by flags alone.
     fn reaper(&self, words: &[&str], rhythm: Rhythm) -> Binary {
-        let (layout, pattern) = (self.layout, format!("{:?}:{{room}}:seen", self.layout));
-        let flags: &[&str] = match layout {
-            Layout::Zset => &["--zset", &pattern],
-            _ => &["--hash", &pattern, "--last-ping", "json /LatestPingTime"],
-        };
-        let companion = format!("SREM {layout:?}:{{room}}:conns {{id}}");
-        Binary::new(words)
-            .args(["--redis-url", &self.server_url])
-            .args(flags)
-            .args(["--companion", &companion])
-            .args(rhythm.flags())
+        let binary = Binary::new(words).args(["--redis-url", &self.server_url]);
+        self.confined.run(binary.args(flags(self.layout)).args(rhythm.flags()))
     }
 
     /// So many live clients in each room, with what belongs to them; each room's.
@@ -58,8 +54,9 @@ impl House {
         self.rooms.iter().zip(clients).map(|(room, ids)| room.ping_every(rhythm.heartbeat, ids)).collect()
     }
 
-    /// Exactly these are left in each room, and no living client was lost.
+    /// Exactly these are left in each room, and no living client was lost; and all that was done was allowed.
     async fn assert_left(&self, server: &Server, rhythm: Rhythm, clients: &[Vec<String>]) {
+        self.confined.assert_nothing_was_refused(server).await;
         let mut client = server.client().await;
         for (n, (room, ids)) in self.rooms.iter().zip(clients).enumerate() {
             let ids: BTreeSet<String> = ids.iter().cloned().collect();
@@ -72,13 +69,23 @@ impl House {
     }
 }
 
+/// The source of all rooms.
+fn flags(layout: Layout) -> Vec<String> {
+    let (pattern, companion) = (format!("{layout:?}:{{room}}:seen"), format!("SREM {layout:?}:{{room}}:conns {{id}}"));
+    let flags: &[&str] = match layout {
+        Layout::Zset => &["--zset", &pattern],
+        _ => &["--hash", &pattern, "--last-ping", "json /LatestPingTime"],
+    };
+    flags.iter().chain(&["--companion", &companion]).map(|&flag| flag.to_owned()).collect()
+}
+
 /// The two layouts in which a container holds many entries.
 const CONTAINERS: [Layout; 2] = [Layout::Zset, Layout::Json];
 
 for_each_server! {
     /// An audit counts what is in all the rooms together, names each entry's room, and writes nothing.
     async fn an_audit_counts_all_rooms_as_one_source(server: Server) {
-        let houses = CONTAINERS.map(|layout| House::new(&server, layout, 40));
+        let houses = [House::new(&server, CONTAINERS[0], 40).await, House::new(&server, CONTAINERS[1], 40).await];
         for house in &houses {
             for room in &house.rooms {
                 room.live(3).await;
@@ -103,7 +110,7 @@ for_each_server! {
     /// The dead of each room go with what belongs to them, the last one of a room too; whoever pings stays.
     async fn the_daemon_evicts_the_dead_of_each_room(server: Server) {
         for layout in CONTAINERS {
-            let house = House::new(&server, layout, 12);
+            let house = House::new(&server, layout, 12).await;
             // Rooms of one, of two, of many.
             let clients = house.enter(&server, |n| if n < 4 { 1 } else { n }).await;
             let pinging = house.ping(STEADY, &clients);
@@ -131,7 +138,7 @@ for_each_server! {
     /// One run by hand does the same.
     async fn once_evicts_the_stale_of_each_room(server: Server) {
         for layout in CONTAINERS {
-            let house = House::new(&server, layout, 10);
+            let house = House::new(&server, layout, 10).await;
             let clients = house.enter(&server, |n| n + 1).await;
             for room in &house.rooms {
                 room.stale(7, HOUR).await;
@@ -148,7 +155,7 @@ for_each_server! {
 
     /// When nobody pings in any room, nobody is evicted from any.
     async fn p3_when_all_rooms_are_silent_nobody_goes(server: Server) {
-        let house = House::new(&server, Layout::Zset, 10);
+        let house = House::new(&server, Layout::Zset, 10).await;
         let clients = house.enter(&server, |_| 3).await;
         let pinging = house.ping(FAST, &clients);
         let daemon = settle(house.reaper(&["run"], FAST)).await;
@@ -166,7 +173,7 @@ for_each_server! {
 
     /// A pattern that finds more rooms than allowed evicts nothing, and says how to mend it.
     async fn more_rooms_than_allowed_hold_the_source(server: Server) {
-        let house = House::new(&server, Layout::Zset, 6);
+        let house = House::new(&server, Layout::Zset, 6).await;
         for room in &house.rooms {
             room.live(2).await;
             room.stale(2, HOUR).await;
