@@ -126,7 +126,7 @@ impl<'s> Sampler<'s> {
     async fn containers(&mut self, reading: &Reading<'_>) -> Result<Sample, Error> {
         let container = &reading.source.container;
         let exact: Vec<Bytes> = container.patterns().exact().collect();
-        let wanted = if container.kind() == Layout::Zset { "zset" } else { "hash" };
+        let wanted = container.kind().as_str();
         let (mut keys, mut wrong_types) = (Vec::new(), Vec::new());
         let types = if exact.is_empty() { Vec::new() } else { types_of(reading, &exact).await? };
         for (key, found) in exact.into_iter().zip(types) {

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use redis::Value;
 
-use super::error::Error;
+use super::error::{Error, Kind};
 use super::status::Purpose;
 use super::{Reading, Taker, reply};
 use crate::policy::entry::Now;
@@ -43,6 +43,42 @@ impl PageSize {
     }
 }
 
+/// The way from page to page, from the server's first cursor to its last.
+struct Pages<'a> {
+    reading: &'a Reading<'a>,
+    size: PageSize,
+    /// None behind the last page.
+    cursor: Option<u64>,
+    left: u64,
+}
+
+impl<'a> Pages<'a> {
+    fn of(reading: &'a Reading<'a>) -> Self {
+        Self { reading, size: PageSize::new(), cursor: Some(0), left: MAX_PAGES }
+    }
+
+    /// The items of the next page, with the time before it was read; none behind the last. `command` asks for what
+    /// stands behind a cursor, about so many items of it.
+    async fn next(
+        &mut self,
+        command: impl Fn(&mut redis::Pipeline, u64, usize),
+    ) -> Result<Option<(Now, Value)>, Error> {
+        let Reading { link, live, doing, .. } = self.reading;
+        let Some(cursor) = self.cursor else { return Ok(None) };
+        let left = self.left.checked_sub(1);
+        self.left = left.ok_or_else(|| link.error(Kind::Other, doing, "the scan did not end"))?;
+        let mut commands = redis::pipe();
+        commands.cmd("TIME");
+        command(&mut commands, cursor, self.size.items());
+        let [time, page] = link.exactly(doing, link.ask(live, Purpose::Scan, doing, &commands).await?)?;
+        let now = link.now(doing, time)?;
+        self.size.saw(reply::size(&page));
+        let (next, items) = reply::page(page).map_err(|unexpected| link.unexpected(doing, unexpected))?;
+        self.cursor = (next != 0).then_some(next);
+        Ok(Some((now, items)))
+    }
+}
+
 /// Walks the names of the keys of one type that a glob matches, unless `each` has enough: then it breaks off and says
 /// so.
 pub(super) async fn keys(
@@ -51,53 +87,38 @@ pub(super) async fn keys(
     kind: &str,
     mut each: impl FnMut(Vec<u8>) -> ControlFlow<()>,
 ) -> Result<ControlFlow<()>, Error> {
-    let Reading { link, live, doing, .. } = reading;
-    let mut size = PageSize::new();
-    let mut cursor = 0;
-    // bound: until the server's cursor is back at 0, and never more than MAX_PAGES
-    for _ in 0..MAX_PAGES {
-        let mut commands = redis::pipe();
-        commands.cmd("SCAN").arg(cursor).arg("MATCH").arg(glob).arg("COUNT").arg(size.items()).arg("TYPE").arg(kind);
-        let [page] = link.exactly(doing, link.ask(live, Purpose::Scan, doing, &commands).await?)?;
-        size.saw(reply::size(&page));
-        let unexpected = |unexpected| link.unexpected(doing, unexpected);
-        let (next, names) = reply::page(page).map_err(unexpected)?;
+    let unexpected = |unexpected| reading.link.unexpected(&reading.doing, unexpected);
+    let command = |commands: &mut redis::Pipeline, cursor, items| {
+        commands.cmd("SCAN").arg(cursor).arg("MATCH").arg(glob).arg("COUNT").arg(items).arg("TYPE").arg(kind);
+    };
+    let mut pages = Pages::of(reading);
+    // bound: as many as there are pages, and those are bounded
+    while let Some((_, names)) = pages.next(command).await? {
         for name in reply::array(names).map_err(unexpected)? {
             if each(reply::some_bytes(name).map_err(unexpected)?).is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }
-        if next == 0 {
-            return Ok(ControlFlow::Continue(()));
-        }
-        cursor = next;
     }
-    Err(link.error(super::error::Kind::Other, doing, "the scan did not end"))
+    Ok(ControlFlow::Continue(()))
 }
 
 /// Walks a hash (`HSCAN`) or sorted set (`ZSCAN`) from end to end, unless who takes it has enough: then it breaks off
 /// and says so. `each` gets the taker, the time before the page was read, and an item with what belongs to it.
 pub(super) async fn walk<T: Taker>(
     reading: &Reading<'_>,
-    command: &str,
+    scan: &str,
     key: &[u8],
     into: &mut T,
     mut each: impl FnMut(&mut T, Now, Vec<u8>, Value) -> Result<ControlFlow<()>, reply::Unexpected>,
 ) -> Result<ControlFlow<()>, Error> {
-    let Reading { link, live, doing, .. } = reading;
-    let mut size = PageSize::new();
-    let mut cursor = 0;
-    // bound: until the server's cursor is back at 0, and never more than MAX_PAGES
-    for _ in 0..MAX_PAGES {
-        let mut commands = redis::pipe();
-        commands.cmd("TIME");
-        commands.cmd(command).arg(key).arg(cursor).arg("COUNT").arg(size.items());
-        let replies = link.ask(live, Purpose::Scan, doing, &commands).await?;
-        let [time, page] = link.exactly(doing, replies)?;
-        let now = link.now(doing, time)?;
-        size.saw(reply::size(&page));
-        let unexpected = |unexpected| link.unexpected(doing, unexpected);
-        let (next, items) = reply::page(page).map_err(unexpected)?;
+    let unexpected = |unexpected| reading.link.unexpected(&reading.doing, unexpected);
+    let command = |commands: &mut redis::Pipeline, cursor, items| {
+        commands.cmd(scan).arg(key).arg(cursor).arg("COUNT").arg(items);
+    };
+    let mut pages = Pages::of(reading);
+    // bound: as many as there are pages, and those are bounded
+    while let Some((now, items)) = pages.next(command).await? {
         let items = reply::pairs(items).map_err(unexpected)?;
         let read = items.len();
         for (item, belongings) in items {
@@ -107,12 +128,8 @@ pub(super) async fn walk<T: Taker>(
             }
         }
         into.turn(read).await;
-        if next == 0 {
-            return Ok(ControlFlow::Continue(()));
-        }
-        cursor = next;
     }
-    Err(link.error(super::error::Kind::Other, doing, "the scan did not end"))
+    Ok(ControlFlow::Continue(()))
 }
 
 #[cfg(test)]
