@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, SourceConfig};
 use crate::policy::guard::{self, Lifted};
 use crate::policy::pace::Shared;
 use crate::reaper::{Mode, Reaper, Settings};
@@ -36,22 +36,30 @@ pub fn reapers(config: &Config, run: &Run, clock: Clock) -> (Links, Vec<Reaper>)
     let mut links = Links::new(config.redis.endpoint.clone());
     let shared = Arc::new(Mutex::new(Shared::new(process_rate(config), run.max)));
     let reapers = config.sources.iter().map(|source| {
-        let link = links.to(connect::Settings { db: source.db, ..config.redis.clone() }, clock);
         let settings = Settings {
             timing: source.timing,
             guard: source.guard,
             mode: if source.dry_run { Mode::DryRun } else { run.mode },
             lifted: run.lifted,
         };
-        let store = Store::new(link, Arc::clone(&source.source), source.timing, source.guard.max_keys);
-        let store = match &run.redaction {
-            Some(redaction) => store.redacted(Arc::clone(redaction)),
-            None => store,
-        };
+        let store = store(config, source, run.redaction.clone(), &mut links, clock);
         Reaper::new(store, clock, settings, Arc::clone(&shared))
     });
     let reapers = reapers.collect();
     (links, reapers)
+}
+
+/// A source of a configuration as it is found on its server, through the one of `links` that leads to its database.
+pub fn store(
+    config: &Config,
+    source: &SourceConfig,
+    redaction: Option<Arc<Redaction>>,
+    links: &mut Links,
+    clock: Clock,
+) -> Store {
+    let link = links.to(connect::Settings { db: source.db, ..config.redis.clone() }, clock);
+    let (guard, timing) = (&source.guard, source.timing);
+    Store::new(link, Arc::clone(&source.source), timing, guard.max_keys).redacted(redaction)
 }
 
 /// The whole process keeps to 500 a second, or to the fastest source if that was set faster.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
+use crate::assemble;
 use crate::check;
 use crate::clock::Clock;
 use crate::config::{Config, SourceConfig};
@@ -152,12 +153,7 @@ pub async fn inspect(config: &Config, aim: &Aim, clock: Clock) -> Result<Inspect
     let answers = link.permissions(&rights).await?;
     let mut looks = JoinSet::new();
     for (place, one) in config.sources.iter().enumerate() {
-        let link = links.to(Settings { db: one.db, ..config.redis.clone() }, clock);
-        let store = Store::new(link, Arc::clone(&one.source), one.timing, one.guard.max_keys);
-        let store = match &aim.redaction {
-            Some(redaction) => store.redacted(Arc::clone(redaction)),
-            None => store,
-        };
+        let store = assemble::store(config, one, aim.redaction.clone(), &mut links, clock);
         let look_for = aim.sample_for.unwrap_or_else(|| LOOKED_FOR.min(one.timing.heartbeat_interval * 2));
         let one = one.clone();
         looks.spawn(async move {

@@ -111,10 +111,10 @@ impl Store {
         Self { link, source, timing, naming, max_keys }
     }
 
-    /// The same, with the ids of its entries hidden where people or programs read of them.
+    /// The same, with the ids of its entries hidden where people or programs read of them, if they are to be.
     #[must_use]
-    pub fn redacted(self, redaction: Arc<Redaction>) -> Self {
-        Self { naming: Naming::new(Arc::clone(&self.source), Some(redaction)), ..self }
+    pub fn redacted(self, redaction: Option<Arc<Redaction>>) -> Self {
+        Self { naming: Naming::new(Arc::clone(&self.source), redaction), ..self }
     }
 
     /// The source.
