@@ -1,5 +1,7 @@
 //! The process's clocks: a monotonic one for waiting, and the single place that reads the host's wall clock.
 
+use std::sync::atomic::{AtomicI64, Ordering};
+
 use tokio::time::Instant;
 
 use crate::policy::entry::{Monotonic, Timestamp};
@@ -32,5 +34,35 @@ impl Clock {
         let now = std::time::SystemTime::now();
         let since = now.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    }
+}
+
+/// The host's clock as this process's shows it, so that a moment of the past has the same time in every answer, and
+/// not a millisecond more or less; unless the host's clock is set.
+#[derive(Debug)]
+pub struct Wall {
+    /// What the host's clock showed when ours began.
+    began: AtomicI64,
+}
+
+impl Wall {
+    /// Two readings a moment apart differ by less than this; a clock that was set by less is no matter.
+    const TOLERANCE_MS: u64 = 100;
+
+    /// Beside a clock that runs.
+    pub fn at(clock: Clock) -> Self {
+        Self { began: AtomicI64::new(Self::read(clock.now())) }
+    }
+
+    fn read(mono: Monotonic) -> i64 {
+        Clock::wall().minus(mono.since_start()).millis()
+    }
+
+    /// What it shows at `mono`, which is now.
+    pub fn now(&self, mono: Monotonic) -> Timestamp {
+        let (read, known) = (Self::read(mono), self.began.load(Ordering::Relaxed));
+        let began = if read.abs_diff(known) > Self::TOLERANCE_MS { read } else { known };
+        self.began.store(began, Ordering::Relaxed);
+        Timestamp::from_millis(began).plus(mono.since_start())
     }
 }

@@ -30,7 +30,7 @@ use crate::text::quoted;
 
 mod account;
 
-pub use account::{Finding, Report, Skipped, Verb};
+pub use account::{Finding, Report, Skipped, Turns, Verb};
 
 /// Entries re-read and struck in one go: a strike's window of server time must not close on its last batch.
 const CHUNK: usize = 200;

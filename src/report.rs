@@ -12,7 +12,7 @@ use crate::policy::guard::Hold;
 use crate::policy::outcome::Blocked;
 use crate::policy::ping::{Unit, Unreadable};
 use crate::policy::survey::{Named, Survey};
-use crate::reaper::Finding;
+use crate::reaper::{Finding, Turns};
 use crate::store::naming::Naming;
 
 mod text;
@@ -323,19 +323,6 @@ impl Standing {
         // Three texts can't fail to be written as JSON.
         serde_json::to_string(self).unwrap_or_default()
     }
-}
-
-/// When the loop of a source did what, and will.
-#[derive(Clone, Copy, Debug)]
-pub struct Turns {
-    /// A survey is running.
-    pub surveying: bool,
-    /// When the last survey ended, failed or not.
-    pub swept: Option<Monotonic>,
-    /// When the last survey that saw everything ended.
-    pub surveyed: Option<Monotonic>,
-    /// When the next survey begins.
-    pub next_survey: Monotonic,
 }
 
 /// The document of a single run, and around it what only a daemon has.

@@ -2,21 +2,20 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Wall};
 use crate::config::Config;
 use crate::daemon::{self, Health, Observer};
 use crate::http::{self, Pages, Verdict};
 use crate::metrics::{Metrics, SourceLabels};
 use crate::policy::duration::in_words;
 use crate::policy::entry::{Monotonic, Timestamp};
-use crate::reaper::{Mode, Reaper, Report};
-use crate::report::{self, Turns};
+use crate::reaper::{Finding, Mode, Reaper, Report, Turns};
+use crate::report;
 use crate::store::connect::Links;
 
 /// Why the daemon could not begin. Redis being away is no reason.
@@ -114,34 +113,6 @@ struct Board {
     wall: Wall,
 }
 
-/// The host's clock as this process's shows it, so that a moment of the past has the same time in every answer, and
-/// not a millisecond more or less; unless the host's clock is set.
-struct Wall {
-    /// What the host's clock showed when ours began.
-    began: AtomicI64,
-}
-
-impl Wall {
-    /// Two readings a moment apart differ by less than this; a clock that was set by less is no matter.
-    const TOLERANCE_MS: u64 = 100;
-
-    fn at(clock: Clock) -> Self {
-        Self { began: AtomicI64::new(Self::read(clock.now())) }
-    }
-
-    fn read(mono: Monotonic) -> i64 {
-        Clock::wall().minus(mono.since_start()).millis()
-    }
-
-    /// What it shows at `mono`, which is now.
-    fn now(&self, mono: Monotonic) -> Timestamp {
-        let (read, known) = (Self::read(mono), self.began.load(Ordering::Relaxed));
-        let began = if read.abs_diff(known) > Self::TOLERANCE_MS { read } else { known };
-        self.began.store(began, Ordering::Relaxed);
-        Timestamp::from_millis(began).plus(mono.since_start())
-    }
-}
-
 impl Board {
     /// The two clocks, now.
     fn now(&self) -> (Monotonic, Timestamp) {
@@ -192,18 +163,9 @@ impl Pages for Board {
 
     fn status(&self) -> Result<String, String> {
         let (mono, wall) = self.now();
-        let seen = self.health.sources();
-        let turns: Vec<Turns> = seen
-            .iter()
-            .map(|seen| Turns {
-                surveying: seen.surveying,
-                swept: seen.swept,
-                surveyed: seen.surveyed,
-                next_survey: seen.next_survey,
-            })
-            .collect();
-        let dry_run = seen.iter().all(|seen| seen.finding.dry_run);
-        let findings: Vec<_> = seen.into_iter().map(|seen| seen.finding).collect();
+        let seen = self.health.sources().into_iter().map(|seen| (seen.finding, seen.turns));
+        let (findings, turns): (Vec<Finding>, Vec<Turns>) = seen.unzip();
+        let dry_run = findings.iter().all(|finding| finding.dry_run);
         let run = report::Run { dry_run, wall, mono, all: false, findings: &findings };
         let mut document = Vec::new();
         let (_, standing) = self.standing_at(mono, wall);

@@ -8,7 +8,7 @@ use crate::clock::Clock;
 use crate::policy::duration::in_words;
 use crate::policy::entry::Monotonic;
 use crate::policy::guard::State;
-use crate::reaper::{Finding, Reaper, Report, Verb};
+use crate::reaper::{Finding, Reaper, Report, Turns, Verb};
 use crate::store::connect::Links;
 use crate::store::standing::{self, Standing};
 
@@ -26,14 +26,8 @@ pub struct Health {
 pub struct Seen {
     /// The survey is the last complete one, the counts are those since the start, the rest is as it was last told.
     pub finding: Finding,
-    /// A survey is running.
-    pub surveying: bool,
-    /// When the last survey ended, failed or not.
-    pub swept: Option<Monotonic>,
-    /// When the last survey that saw everything ended.
-    pub surveyed: Option<Monotonic>,
-    /// When the next survey begins.
-    pub next_survey: Monotonic,
+    /// When its loop did what, and will.
+    pub turns: Turns,
     turned: Monotonic,
 }
 
@@ -46,10 +40,7 @@ impl Health {
         let now = clock.now();
         let sources = reapers.iter().map(|reaper| Seen {
             finding: Finding { state: State::Blind, ..Finding::nothing_yet(reaper) },
-            surveying: false,
-            swept: None,
-            surveyed: None,
-            next_survey: now,
+            turns: Turns { surveying: false, swept: None, surveyed: None, next_survey: now },
             turned: now,
         });
         Self { clock, sources: Mutex::new(sources.collect()) }
@@ -58,12 +49,12 @@ impl Health {
     pub(super) fn turned(&self, source: &str, now: Monotonic, next_survey: Monotonic) {
         self.update(source, |seen| {
             seen.turned = now;
-            seen.next_survey = next_survey;
+            seen.turns.next_survey = next_survey;
         });
     }
 
     pub(super) fn surveying(&self, source: &str, begun: bool) {
-        self.update(source, |seen| seen.surveying = begun);
+        self.update(source, |seen| seen.turns.surveying = begun);
     }
 
     pub(super) fn reported(&self, report: &Report, now: Monotonic) {
@@ -108,7 +99,7 @@ impl Health {
             return Err(format!("no usable connection to redis at {}; the log says why", links.endpoint()));
         }
         let now = self.clock.now();
-        self.every(|name, seen| match seen.surveyed.map(|at| now.since(at)) {
+        self.every(|name, seen| match seen.turns.surveyed.map(|at| now.since(at)) {
             None => Err(format!("source {name} has had no complete survey yet")),
             Some(ago) if ago > seen.finding.timing.survey_interval() * 3 + SLACK / 2 => {
                 Err(format!("the last complete survey of source {name} was {} ago", in_words(ago)))
@@ -150,7 +141,7 @@ impl Seen {
         finding.state = report.state;
         finding.hold = report.hold.clone();
         if report.verb == Verb::Survey {
-            self.swept = Some(now);
+            self.turns.swept = Some(now);
         } else if report.failure.is_none() {
             // That nothing was struck, or something was, mends no survey that failed.
             return;
@@ -159,7 +150,7 @@ impl Seen {
         if let Some(survey) = report.survey.as_ref().filter(|_| report.failure.is_none()) {
             finding.survey = Some(Arc::clone(survey));
             finding.now = report.now;
-            self.surveyed = Some(now);
+            self.turns.surveyed = Some(now);
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Mode, Reaper};
 
 use crate::policy::continuity::Break;
-use crate::policy::entry::Now;
+use crate::policy::entry::{Monotonic, Now};
 use crate::policy::guard::{Change, Hold, State};
 use crate::policy::outcome::{Notified, Outcomes};
 use crate::policy::staleness::Timing;
@@ -169,4 +169,17 @@ impl Finding {
     pub fn is_held(&self) -> bool {
         !self.dry_run && self.stale() > 0 && (self.hold.is_some() || self.kept_by_grace > 0)
     }
+}
+
+/// When the loop of a source did what, and will.
+#[derive(Clone, Copy, Debug)]
+pub struct Turns {
+    /// A survey is running.
+    pub surveying: bool,
+    /// When the last survey ended, failed or not.
+    pub swept: Option<Monotonic>,
+    /// When the last survey that saw everything ended.
+    pub surveyed: Option<Monotonic>,
+    /// When the next survey begins.
+    pub next_survey: Monotonic,
 }
