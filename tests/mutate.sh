@@ -46,7 +46,7 @@ E7 refused writes do not refuse us@g11_a_script_is_refused@store/evict.rs@s/conc
 acl a small room is not read whole@rooms_are_cleaned_and_told@store/rights.rs@s/&\[ZCARD, ZRANGE\]/\&[ZCARD]/
 acl a stream is not asked for its type@rooms_are_cleaned_and_told@store/rights.rs@s/\[TYPE, XADD\]/[XADD]/
 acl what is left is not counted@rooms_are_cleaned_and_told@store/rights.rs@s/counts\)\.then_some\(count\)/counts).then_some(count).filter(|_| false)/
-acl any channel will do@it_grants_what_is_needed@store/rights.rs@s/channels.insert\(0, b"resetchannels".*//
+acl any channel will do@it_grants_what_is_needed@store/rights/acl.rs@s/channels.insert\(0, b"resetchannels".*//
 sample the first room alone@rooms_are_sampled_one_by_one@store/sample.rs@s/MAX_SAMPLED \/ parts.max\(1\)/MAX_SAMPLED.max(parts)/
 notify without a check@what_the_user_may_not_tell@store/evict.lua@s/\{ entry.deeds, entry.notices, \{ entry.count \} \}/{ entry.deeds }/
 notify whatever a stream is@a_stream_of_another_type@store/evict.lua@s/, XADD = 'stream'//

@@ -1,0 +1,210 @@
+//! Rights of sources, and the lines that grant them.
+
+use std::time::Duration;
+
+use super::*;
+use crate::language::action::Action;
+use crate::language::notify::{Names, Payload, Text};
+use crate::language::pattern::Pattern;
+use crate::language::source::{Kind, LastPing};
+use crate::language::template::Scope;
+use crate::language::value::Value;
+use crate::policy::ping::Format;
+use crate::policy::zone::Zone;
+
+fn source(kind: Kind, keys: &[&str], last_ping: Option<&str>, ignore: &[&str], companions: &[&str]) -> Source {
+    let keys = keys.iter().map(|text| Container::pattern(kind, text).unwrap()).collect();
+    let container = Container::new(kind, keys).unwrap();
+    let last_ping = match last_ping {
+        Some(text) => LastPing::of(kind, vec![Value::parse(text).unwrap()]).unwrap(),
+        None => LastPing::default_of(kind),
+    };
+    let scope = Scope { layout: Some(last_ping.layout(kind)), captures: container.captures() };
+    let companions = companions.iter().map(|text| Action::parse(text, &scope, true).unwrap()).collect();
+    let ignore = ignore.iter().map(|text| Pattern::parse(text, "the pattern").unwrap()).collect();
+    let (format, time_zone, deadline) = (Format::Auto, Zone::UTC, Duration::ZERO);
+    let notify = Vec::new();
+    Source { name: "hub".into(), container, last_ping, format, time_zone, deadline, ignore, companions, notify }
+}
+
+/// The same, telling of an eviction on a channel, in a stream, or with how much is left.
+fn telling(source: Source, channels: &[&str], streams: &[&str], payload: Option<&str>) -> Source {
+    let scope = Scope { layout: Some(source.layout()), captures: source.container.captures() };
+    let names = Names { scope, source: &source.name };
+    let payload =
+        payload.map_or_else(|| Payload::standard(&names), |text| Payload::Text(Text::parse(text, &names).unwrap()));
+    let channels = channels.iter().map(|text| Target::channel(text, &names).unwrap());
+    let streams = streams.iter().map(|text| Target::stream(text, &names, Some(&source.container), &[]).unwrap());
+    let notification = |target| Notification { target, payload: payload.clone(), text: String::new() };
+    let notify = channels.chain(streams).map(notification).collect();
+    Source { notify, ..source.clone() }
+}
+
+/// The rules behind `-@all`.
+fn rules_of(source: &Source, evicts: bool, generation: Generation) -> String {
+    let line = acl_line("reaper", &needed([(source, 0, evicts)]), generation);
+    line.split_once("-@all ").unwrap().1.to_owned()
+}
+
+#[track_caller]
+fn check(source: &Source, evicting: &str, looking: &str) {
+    assert_eq!(rules_of(source, true, Generation::V7), evicting);
+    assert_eq!(rules_of(source, false, Generation::V7), looking);
+}
+
+#[test]
+fn each_layout_gets_what_it_needs() {
+    check(
+        &source(Kind::Zset, &["online"], None, &[], &["UNLINK conn:{id} inbox:{id}", "SREM users:{key} {id}"]),
+        "+eval +evalsha +info +time ~conn:* ~inbox:* ~online ~users:online \
+         (+type +zcard +zcount +zrangebyscore +zrem +zrevrangebyscore +zscan +zscore ~online) \
+         (+type %R~conn:* %R~inbox:*) (+unlink ~conn:* ~inbox:*) (+srem +type ~users:online)",
+        "+info +time (+type +zcard +zcount +zrangebyscore +zrevrangebyscore +zscan +zscore %R~online)",
+    );
+    check(
+        &source(Kind::Zset, &["online"], None, &["Version"], &[]),
+        "+eval +evalsha +info +time ~online (+type +zrem +zscan +zscore ~online)",
+        "+info +time (+type +zscan +zscore %R~online)",
+    );
+    check(
+        &source(Kind::Hash, &["clients"], None, &[], &["ZREM lobby {id}"]),
+        "+eval +evalsha +info +time ~clients ~lobby (+hdel +hmget +hscan +type ~clients) (+type +zrem ~lobby)",
+        "+info +time (+hmget +hscan +type %R~clients)",
+    );
+    check(
+        &source(Kind::Keys, &["conn:{tenant}:{id}"], None, &[], &["UNLINK box:{key}", "HDEL names:{tenant} {id}"]),
+        "+eval +evalsha +info +scan +time ~box:conn:*:* ~conn:*:* ~names:* \
+         (+get +mget +type +unlink ~conn:*:*) (+type +unlink ~box:conn:*:*) (+hdel +type ~names:*)",
+        "+info +scan +time (+mget +type %R~conn:*:*)",
+    );
+    check(
+        &source(Kind::Keys, &["conn:{id}"], Some("field at"), &[], &[]),
+        "+eval +evalsha +info +scan +time ~conn:* (+hmget +type +unlink ~conn:*)",
+        "+info +scan +time (+hmget +type %R~conn:*)",
+    );
+}
+
+/// Containers that a pattern finds are listed, sized, and read whole where they are small.
+#[test]
+fn every_key_and_pattern_of_a_list_gets_what_it_needs() {
+    check(
+        &source(Kind::Zset, &["lobby", "room:{_}:seen"], None, &[], &["SREM users:{key} {id}", "UNLINK box:{id}"]),
+        "+eval +evalsha +info +scan +time ~box:* ~lobby ~room:*:seen ~users:lobby ~users:room:*:seen \
+         (+type +zcard +zcount +zrangebyscore +zrem +zrevrangebyscore +zscan +zscore ~lobby) \
+         (+type +zcard +zcount +zrange +zrangebyscore +zrem +zrevrangebyscore +zscan +zscore ~room:*:seen) \
+         (+srem +type ~users:lobby ~users:room:*:seen) (+type +unlink ~box:*)",
+        "+info +scan +time (+type +zcard +zcount +zrangebyscore +zrevrangebyscore +zscan +zscore %R~lobby) \
+         (+zcard +zcount +zrange +zrangebyscore +zrevrangebyscore +zscan +zscore %R~room:*:seen)",
+    );
+    check(
+        &source(Kind::Zset, &["room:{room}"], None, &["Version"], &[]),
+        "+eval +evalsha +info +scan +time ~room:* (+type +zcard +zrange +zrem +zscan +zscore ~room:*)",
+        "+info +scan +time (+zcard +zrange +zscan +zscore %R~room:*)",
+    );
+    check(
+        &source(Kind::Hash, &["one:{x}", "two:{x}"], None, &[], &[]),
+        "+eval +evalsha +info +scan +time ~one:* ~two:* (+hdel +hlen +hmget +hscan +type ~one:* ~two:*)",
+        "+info +scan +time (+hlen +hmget +hscan %R~one:* %R~two:*)",
+    );
+}
+
+#[test]
+fn who_is_told_is_part_of_it() {
+    let hash = || source(Kind::Hash, &["clients"], None, &[], &[]);
+    let looking = "+info +time (+hmget +hscan +type %R~clients)";
+    check(
+        &telling(hash(), &["off:{id}", "left:{key}"], &["log:{key}"], None),
+        "+eval +evalsha +info +time ~clients ~log:clients (+hdel +hmget +hscan +type ~clients) \
+         (+type +xadd ~log:clients) (resetchannels +publish &left:clients &off:*)",
+        looking,
+    );
+    check(
+        &telling(hash(), &["off"], &[], Some("{remaining} left")),
+        "+eval +evalsha +info +time ~clients (+hdel +hlen +hmget +hscan +type ~clients) \
+         (resetchannels +publish &off)",
+        looking,
+    );
+    let zset = source(Kind::Zset, &["online"], None, &["x"], &[]);
+    let zset = telling(zset, &[], &["log"], Some("{remaining}"));
+    assert!(rules_of(&zset, true, Generation::V7).contains("(+type +zcard +zrem +zscan +zscore ~online)"));
+    let both = telling(hash(), &["off:{id}"], &["log"], None);
+    let flat = "+discard +eval +evalsha +hdel +hmget +hscan +info +multi +publish +time +type +xadd ~clients ~log";
+    assert_eq!(rules_of(&both, true, Generation::V6), flat, "which knows no channels");
+    assert_eq!(rules_of(&both, true, Generation::V6_2), format!("{flat} &off:*"));
+    let calls = needed([(&both, 0, true)]);
+    let call = |name: &str| calls.iter().find(|right| right.command() == name).unwrap().call(b"X");
+    assert_eq!(call("PUBLISH"), [&b"PUBLISH"[..], b"off:X", b"message"]);
+    assert_eq!(call("XADD"), [&b"XADD"[..], b"log", b"*", b"field", b"value"]);
+}
+
+#[test]
+fn each_generation_gets_a_line_that_it_understands() {
+    let source = source(Kind::Hash, &["clients"], None, &[], &[]);
+    let line = |generation| acl_line("a b", &needed([(&source, 3, true)]), generation);
+    let flat = "+discard +eval +evalsha +hdel +hmget +hscan +info +multi +select +time +type ~clients";
+    assert_eq!(line(Generation::V6), format!("ACL SETUSER \"a b\" on <PASSWORD> resetkeys -@all {flat}"));
+    assert_eq!(
+        line(Generation::V6_2),
+        format!("ACL SETUSER \"a b\" on <PASSWORD> resetkeys resetchannels -@all {flat}")
+    );
+    assert_eq!(
+        line(Generation::V7),
+        "ACL SETUSER \"a b\" on <PASSWORD> resetkeys resetchannels clearselectors -@all \
+         +eval +evalsha +info +select +time ~clients (+hdel +hmget +hscan +type ~clients)"
+    );
+    assert_eq!(rules_of(&source, false, Generation::V6), "+hmget +hscan +info +time +type ~clients", "nothing to undo");
+}
+
+#[test]
+fn what_is_special_to_a_glob_or_to_an_acl_stands_for_itself_or_for_any_byte() {
+    let table = [
+        ("a*b", r#""~a\\*b""#),
+        (r#""a b(c)\xff""#, "~a?b?c??"),
+        (r#""[q]'\"\n""#, r#""~\\[q]???""#),
+        ("é", r#""~\xc3\xa9""#),
+    ];
+    for (key, word) in table {
+        let source = source(Kind::Zset, &[key], None, &[], &[]);
+        let rules = rules_of(&source, true, Generation::V6);
+        assert!(rules.ends_with(&format!(" {word}")), "{key}: {rules}");
+    }
+}
+
+#[test]
+fn sources_are_summed_and_nothing_is_named_twice() {
+    let (one, other) = (source(Kind::Hash, &["a"], None, &[], &[]), source(Kind::Hash, &["b"], None, &[], &[]));
+    let rights = needed([(&one, 0, true), (&other, 0, false), (&one, 0, true)]);
+    assert_eq!(
+        acl_line("u", &rights, Generation::V7).split_once("-@all ").unwrap().1,
+        "+eval +evalsha +info +time ~a (+hdel +hmget +hscan +type ~a) (+hmget +hscan +type %R~b)"
+    );
+}
+
+#[test]
+fn a_call_names_keys_that_its_globs_match() {
+    let source = source(Kind::Keys, &["key*{x}:{id}"], None, &[], &["UNLINK box:{key} {{qqq}}{id}"]);
+    let calls: Vec<String> = needed([(&source, 0, true)])
+        .iter()
+        .map(|right| right.call(b"X").iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "))
+        .collect();
+    assert!(calls.contains(&"GET key*X:X".to_owned()), "{calls:?}");
+    assert!(calls.contains(&"UNLINK box:key*X:X {qqq}X".to_owned()), "{calls:?}");
+    assert!(calls.contains(&"EVALSHA return 3 box:key*X:X key*X:X {qqq}X".to_owned()), "{calls:?}");
+}
+
+#[test]
+fn generations_are_told_by_version() {
+    let table = [
+        ("5.0.14", None),
+        ("6.0.16", Some(Generation::V6)),
+        ("6.2", Some(Generation::V6_2)),
+        ("7.2.4", Some(Generation::V7)),
+        ("8", Some(Generation::V7)),
+        ("255.255.255", Some(Generation::V7)),
+        ("x", None),
+        ("", None),
+    ];
+    for (version, generation) in table {
+        assert_eq!(Generation::of(version), generation, "{version}");
+    }
+}
