@@ -14,12 +14,12 @@
 //! | [`assemble`] | a checked configuration → the reapers of a process | `config`, `reaper`, `store`, `policy`, `clock`, `text` |
 //! | [`service`] | the daemon with its faces: loops, metrics, endpoints | all of these but `cli` |
 //! | [`daemon`] | the loop: when to survey, when to strike, when to stop; health, and the latest of each source | `reaper`, `policy`, `store`, `clock` |
-//! | [`inspect`] | a configuration tried on its server: rights, samples | `check`, `config`, `policy`, `store`, `clock`, `text` |
+//! | [`inspect`] | a configuration tried on its server: rights, samples | `assemble`, `check`, `config`, `policy`, `store`, `clock`, `text` |
 //! | [`oneshot`] | the audit and `--once`: survey and strike without the loop | `reaper`, `policy`, `clock`, an ask of `store` |
 //! | [`reaper`] | one source's survey and strike: the sweep | `policy`, `store`, `clock`, `text` |
 //! | [`policy`] | the rule: plain values in, plain values out | nothing |
 //! | [`store`] | the Redis edge: one database of one master | `policy`, `language`, `clock`, `text` |
-//! | [`report`] | what a single run found, as tables, JSON or lines; a daemon's `/status` | `policy`, a finding of `reaper`, the naming of `store`, `text` |
+//! | [`report`] | what a single run found, as tables, JSON or lines; a daemon's `/status` | `policy`, a finding and the turns of `reaper`, the naming of `store`, `text` |
 //! | [`output`] | stdout, and the line of stderr that is written over | nothing |
 //! | [`metrics`] | what Prometheus sees | `policy`, a report of `reaper`, a status of `store` |
 //! | [`http`] | the endpoints | nothing |

@@ -25,13 +25,14 @@ pub fn write_text(inspection: &Inspection, line: &str, paint: Paint, out: &mut d
     page.write_rights(line, out)?;
     inspection.sources.iter().try_for_each(|source| page.write_source(source, out))?;
     let warnings = match inspection.warnings() {
-        0 => String::new(),
-        1 => "; 1 warning".to_owned(),
-        count => format!("; {count} warnings"),
+        1 => "1 warning".to_owned(),
+        count => format!("{count} warnings"),
     };
-    match inspection.problems() {
-        0 => writeln!(out, "\nThis configuration works on this server{warnings}."),
-        _ => writeln!(out, "\nThis configuration does not work on this server{warnings}."),
+    match (inspection.problems(), inspection.warnings()) {
+        (0, 0) => writeln!(out, "\nThis configuration works on this server."),
+        (0, _) => writeln!(out, "\nThis configuration can run on this server; but heed {warnings}."),
+        (_, 0) => writeln!(out, "\nThis configuration does not work on this server."),
+        _ => writeln!(out, "\nThis configuration does not work on this server; {warnings}."),
     }
 }
 

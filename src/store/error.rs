@@ -85,8 +85,8 @@ impl Kind {
         }
     }
 
-    /// Whether the trouble may well be our own (a password, a certificate, a permission, the configuration): it says nothing about
-    /// Redis, and others may be served.
+    /// Whether the trouble may well be our own (a password, a certificate, a permission, the configuration): it says
+    /// nothing about Redis, and others may be served.
     pub fn is_our_own(self) -> bool {
         match self {
             Self::Auth | Self::Tls | Self::Cluster | Self::Permission | Self::WrongType | Self::Other => true,

@@ -70,7 +70,7 @@ const ROOMS: [Room; 22] = [
     },
     Room {
         name: "inspect",
-        uses: &["check", "clock", "config", "policy", "store", "text"],
+        uses: &["assemble", "check", "clock", "config", "policy", "store", "text"],
         never: &["clap", "prometheus", "SystemTime"],
     },
     Room {
@@ -106,7 +106,7 @@ const ROOMS: [Room; 22] = [
     Room { name: "http", uses: &[], never: &["clap", "prometheus", "redis", "std::env", "SystemTime"] },
     Room {
         name: "report",
-        uses: &["policy", "reaper::Finding", "store::naming", "text"],
+        uses: &["policy", "reaper::Finding", "reaper::Turns", "store::naming", "text"],
         never: &["async", "clap", "prometheus", "redis", "tokio", "tracing"],
     },
     Room { name: "output", uses: &[], never: &["async", "clap", "prometheus", "redis", "std::env", "tracing"] },
