@@ -275,6 +275,11 @@ impl Prepared<'_> {
             CertificateError::NotValidYetContext { not_before, .. } => {
                 Refusal::new(format!("{its} is not valid before {}", in_utc(*not_before)), CLOCK)
             }
+            // It has no variant of its own in what rustls hands on.
+            CertificateError::Other(other) if other.0.to_string() == CA_AS_SERVER => Refusal::new(
+                format!("{its} is that of a CA, as `openssl req -x509` makes it"),
+                "have one issued for the server by that CA, or make it with -addext basicConstraints=critical,CA:FALSE",
+            ),
             other => {
                 Refusal::new(format!("{its} is not acceptable: {other}"), "have another one issued for the server")
             }
@@ -315,6 +320,9 @@ impl Prepared<'_> {
         ))
     }
 }
+
+/// What webpki calls it where a CA's own certificate stands for a server.
+const CA_AS_SERVER: &str = "CaUsedAsEndEntity";
 
 const MOST_NAMES: usize = 4;
 const RENEW: &str = "renew it on the server, or mend the clock here";

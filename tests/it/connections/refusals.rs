@@ -63,6 +63,7 @@ async fn tls_that_does_not_come_about_says_why() {
     let early = server_with("early", Leaf { from: 2080, ..Leaf::GOOD }, false).await;
     let mutual = server_with("mutual", Leaf::GOOD, true).await;
     let older = server_with("mutual-by-1.2", Leaf::GOOD, true).await;
+    let itself = Server::builder(Kind::Redis).tls(authority.as_server()).start().await;
     let empty = dir.join("empty.pem");
     fs::write(&empty, "no certificate\n").unwrap();
     let (cert, key) = authority.issue("reaper", Leaf::GOOD);
@@ -77,7 +78,7 @@ async fn tls_that_does_not_come_about_says_why() {
     let mut masks = Masks(vec![(text(&dir), "<dir>"), (text(stranger.dir()), "<other>")]);
     // Why, the server says in an alert, and a reset that comes on its heels may take that away.
     masks.0.extend([": its CA is unknown there", ": it has expired"].map(|why| (why.to_owned(), "")));
-    for server in [&good, &wrong_name, &expired, &early, &mutual, &older] {
+    for server in [&good, &wrong_name, &expired, &early, &mutual, &older, &itself] {
         masks.0.push((server.tls_port().to_string(), "<tls>"));
         masks.0.push((server.port().to_string(), "<plain>"));
     }
@@ -168,6 +169,14 @@ async fn tls_that_does_not_come_about_says_why() {
             &[],
             "connecting: redis at localhost:<tls> over TLS: the certificate of the server is not valid before \
              2080-01-01T00:00:00Z (mend the clock here or there)",
+        ),
+        (
+            "the CA's own certificate",
+            with_ca(&itself),
+            &[],
+            "connecting: redis at localhost:<tls> over TLS: the certificate of the server is that of a CA, as `openssl \
+             req -x509` makes it (have one issued for the server by that CA, or make it with -addext \
+             basicConstraints=critical,CA:FALSE)",
         ),
         (
             "no client certificate",

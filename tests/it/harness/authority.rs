@@ -43,8 +43,10 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let key = KeyPair::generate().unwrap();
         let certificate = params.self_signed(&key).unwrap();
+        let key_text = key.serialize_pem();
         let authority = Self { dir: TempDir::new().unwrap(), certificate, issuer: Issuer::new(params, key) };
         fs::write(authority.ca_file(), authority.certificate.pem()).unwrap();
+        fs::write(authority.dir().join("ca.key"), key_text).unwrap();
         authority
     }
 
@@ -56,6 +58,12 @@ impl Authority {
     /// Its own certificate.
     pub(crate) fn ca_file(&self) -> PathBuf {
         self.dir().join("ca.pem")
+    }
+
+    /// A server's side of TLS by those who let the CA's own certificate stand for the server.
+    pub(crate) fn as_server(&self) -> Tls {
+        let (cert_file, key_file) = (self.ca_file(), self.dir().join("ca.key"));
+        Tls { cert_file, key_file, ca_file: self.ca_file(), client_certificates: false }
     }
 
     /// Issues a certificate into `NAME.pem` and its key into `NAME.key`, over what stood there; the two files.
