@@ -20,7 +20,7 @@ mutations() {
 E1 any time is plausible@p4_what_cannot_be_read@policy/ping.rs@s/^(pub const PLAUSIBLE_FROM: Timestamp = ).*/\1Timestamp::from_millis(1);/
 E1 the future is fresh@g10_entries_from_the_future@policy/staleness.rs@s/if at > now.plus\(FUTURE_TOLERANCE\)/if false/
 E2 the late are stale@g3_nobody_goes_before@policy/rule.rs@s/(Freshness::Fresh \| Freshness::Late => )return Err\(Refusal::Live\),/\1{}/@policy/watch.rs@s/let due = stale_at.max\(/let _ = stale_at; let due = std::convert::identity(/
-E3 one look is enough@g4_a_hub_whose_clock@policy/rule.rs@s/if now.mono < confirmed/if false/@policy/watch.rs@s/let due = stale_at.max\(.*/let due = stale_at;/
+E3 one look is enough@g4_a_hub_whose_clock@policy/rule.rs@s/if now.mono < watched.confirmed/if false/@policy/watch.rs@s/let due = stale_at.max\(.*/let due = stale_at;/
 E3 any mark will do@g4_a_hub_whose_clock@policy/rule.rs@s/watched.mark == mark/true/@policy/watch.rs@s/if known.mark == candidate.mark/if true/
 E4 no grace after a break@g5_at_first_contact@policy/continuity.rs@s/self.grace.filter\(.grace. now < grace.until\)/self.grace.filter(|_| now.since_start().is_zero())/
 E4 no time to reconnect@p2_a_restart@policy/continuity.rs@s/self.reconnect.filter\(.reconnect. now < reconnect.until\)/self.reconnect.filter(|_| now.since_start().is_zero())/

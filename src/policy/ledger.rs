@@ -33,6 +33,8 @@ struct LastSurvey {
     began: Now,
     ended: Now,
     population: u64,
+    /// Every candidate was kept, so that what is watched later was younger by then.
+    kept_all: bool,
 }
 
 /// What a survey changed.
@@ -89,8 +91,11 @@ impl Ledger {
             breaks.push(Break::SilenceEnded);
         }
         let candidates = std::mem::take(&mut survey.candidates);
-        self.watch.observe(candidates, survey.unwatched == 0, ended, &self.timing);
-        self.last = Some(LastSurvey { identity: identity.clone(), began, ended, population: survey.population() });
+        let kept_all = survey.unwatched == 0;
+        let previous = self.last.as_ref().filter(|last| last.kept_all && breaks.is_empty()).map(|last| last.began.mono);
+        self.watch.observe(candidates, kept_all, previous, ended, &self.timing);
+        let population = survey.population();
+        self.last = Some(LastSurvey { identity: identity.clone(), began, ended, population, kept_all });
         Learned { breaks, changes }
     }
 

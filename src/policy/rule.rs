@@ -87,9 +87,8 @@ pub fn decide(
 
 /// Whether an entry may go that is stale and still bears the mark it is watched for: what is left of the rule, E3 to E5.
 pub fn decide_watched(facts: &Facts<'_>, watched: &Watched, now: Now) -> Result<(), Refusal> {
-    let confirmed = watched.since.plus(facts.timing.confirm_for());
-    if now.mono < confirmed {
-        return Err(Refusal::Unconfirmed { until: confirmed });
+    if now.mono < watched.confirmed {
+        return Err(Refusal::Unconfirmed { until: watched.confirmed });
     }
     if let Some(until) = facts.continuity.keeps(watched.last_ping, now.mono) {
         return Err(Refusal::Grace { until });
@@ -177,7 +176,7 @@ mod tests {
             continuity.looked(&Identity::default(), now, now);
             guard.observe(&beating(now), now);
             let candidate = Candidate { id: id(), mark: mark(), last_ping: at(0).server, seen: now.mono };
-            watch.observe(vec![candidate], true, now, &TIMING);
+            watch.observe(vec![candidate], true, None, now, &TIMING);
         }
         World { continuity, guard, watch, surveyed: Some((now.mono, now.mono)) }
     }
@@ -223,7 +222,7 @@ mod tests {
         world.watch.clear();
         assert_eq!(judge(&world, pinged(0), mark(), at(300_000)), Err(Refusal::Moved), "never looked at");
         let seen = Candidate { id: id(), mark: mark(), last_ping: at(0).server, seen: at(210_001).mono };
-        world.watch.observe(vec![seen], true, at(210_001), &TIMING);
+        world.watch.observe(vec![seen], true, None, at(210_001), &TIMING);
         let until = at(300_001).mono;
         assert_eq!(judge(&world, pinged(0), mark(), at(300_000)), Err(Refusal::Unconfirmed { until }));
         assert_eq!(judge(&world, pinged(0), mark(), at(300_001)), Ok(()));

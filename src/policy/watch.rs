@@ -1,7 +1,9 @@
 //! Marks seen before, since when, and the next deadline (E3).
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::time::Duration;
 
+use super::continuity::CLOCK_TOLERANCE;
 use super::entry::{EntryId, Mark, Monotonic, Now, Timestamp};
 use super::staleness::Timing;
 use super::survey::Candidate;
@@ -15,6 +17,8 @@ pub struct Watched {
     pub last_ping: Timestamp,
     /// When we first saw this mark.
     pub since: Monotonic,
+    /// When it will have been seen for long enough (E3).
+    pub confirmed: Monotonic,
     /// When it is to be struck, or looked at again.
     pub due: Monotonic,
     /// The reasons it was already counted as skipped for: one count a mark, not one a sweep.
@@ -31,8 +35,16 @@ pub struct Watch {
 
 impl Watch {
     /// Takes in the candidates of a survey that ended at `now`. Those it no longer names have pinged or gone; unless it
-    /// could not keep them all.
-    pub fn observe(&mut self, candidates: Vec<Candidate>, kept_all: bool, now: Now, timing: &Timing) {
+    /// could not keep them all. `previous` is when the survey before it began, if
+    /// that one kept all and no break came between.
+    pub fn observe(
+        &mut self,
+        candidates: Vec<Candidate>,
+        kept_all: bool,
+        previous: Option<Monotonic>,
+        now: Now,
+        timing: &Timing,
+    ) {
         if kept_all {
             let named: HashSet<&EntryId> = candidates.iter().map(|candidate| &candidate.id).collect();
             let gone: Vec<EntryId> = self.entries.keys().filter(|id| !named.contains(id)).cloned().collect();
@@ -41,19 +53,30 @@ impl Watch {
             }
         }
         for candidate in candidates {
-            self.see(candidate, now, timing);
+            self.see(candidate, previous, now, timing);
         }
     }
 
-    fn see(&mut self, candidate: Candidate, now: Now, timing: &Timing) {
-        match self.entries.get(&candidate.id) {
+    /// An entry that turns up older than it can be was written since the previous survey, by a clock that is behind: an
+    /// honest one would have been watched by then. The age it shows means nothing, so a threshold is counted on our own
+    /// clock; else such a hub had only to be cut off for a few heartbeats to lose all its clients.
+    fn see(&mut self, candidate: Candidate, previous: Option<Monotonic>, now: Now, timing: &Timing) {
+        let known = self.entries.get(&candidate.id);
+        match known {
             Some(known) if known.mark == candidate.mark => {}
             None if self.closed => {}
             _ => {
                 let stale_at = now.when(candidate.last_ping.plus(timing.threshold));
-                let due = stale_at.max(candidate.seen.plus(timing.confirm_for()));
+                let written_since = previous.filter(|previous| {
+                    let unwatched = if known.is_some() { Duration::ZERO } else { timing.watch_from() };
+                    let honest = candidate.seen.since(*previous) + unwatched + CLOCK_TOLERANCE;
+                    age(&candidate, now) > honest
+                });
+                let confirmed = candidate.seen.plus(timing.confirm_for());
+                let confirmed = confirmed.max(written_since.map_or(confirmed, |at| at.plus(timing.threshold)));
+                let due = stale_at.max(confirmed);
                 let Candidate { id, mark, last_ping, seen: since } = candidate;
-                self.put(id, Watched { mark, last_ping, since, due, counted: 0 });
+                self.put(id, Watched { mark, last_ping, since, confirmed, due, counted: 0 });
             }
         }
     }
@@ -155,10 +178,14 @@ impl Watch {
     }
 }
 
+/// How old an entry was when it was read.
+fn age(candidate: &Candidate, now: Now) -> Duration {
+    let read_at = now.server.minus(now.mono.since(candidate.seen));
+    Duration::from_millis(read_at.millis_since(candidate.last_ping).max(0).unsigned_abs())
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const TIMING: Timing = Timing { threshold: Duration::from_secs(300), heartbeat_interval: Duration::from_secs(30) };
@@ -184,7 +211,7 @@ mod tests {
 
     fn watching(candidates: Vec<Candidate>, now: Now) -> Watch {
         let mut watch = Watch::default();
-        watch.observe(candidates, true, now, &TIMING);
+        watch.observe(candidates, true, None, now, &TIMING);
         watch
     }
 
@@ -199,18 +226,39 @@ mod tests {
     #[test]
     fn g4_a_new_mark_starts_anew() {
         let mut watch = watching(vec![candidate("a", 400, at(0))], at(0));
-        watch.observe(vec![candidate("a", 430, at(30))], true, at(30), &TIMING);
+        watch.observe(vec![candidate("a", 430, at(30))], true, None, at(30), &TIMING);
         assert_eq!(watch.next_due(), Some(at(90).mono), "the same ping, seen again");
-        watch.observe(vec![candidate("a", 430, at(60))], true, at(60), &TIMING);
+        watch.observe(vec![candidate("a", 430, at(60))], true, None, at(60), &TIMING);
         assert_eq!(watch.next_due(), Some(at(150).mono), "a ping written in the past is a ping");
+    }
+
+    #[test]
+    fn g4_an_entry_that_turns_up_too_old_is_judged_by_our_own_clock() {
+        // Surveys at 0 and 30 s. One that is watched from 180 s on can be 212 s old by now, and no older.
+        let due = |age| {
+            let mut watch = watching(Vec::new(), at(0));
+            watch.observe(vec![candidate("a", age, at(30))], true, Some(at(0).mono), at(30), &TIMING);
+            watch.next_due()
+        };
+        assert_eq!(due(212), Some(at(120).mono), "confirmed");
+        assert_eq!(due(213), Some(at(300).mono), "written since, by a clock that is behind");
+        assert_eq!(due(86_400), Some(at(300).mono));
+        // A survey that took longer than that still has to be followed by a second look.
+        let mut watch = watching(Vec::new(), at(0));
+        watch.observe(vec![candidate("a", 900, at(400))], true, Some(at(0).mono), at(400), &TIMING);
+        assert_eq!(watch.next_due(), Some(at(490).mono));
+        // One that was watched, and pinged since: between the looks, whatever time it wrote.
+        let mut watch = watching(vec![candidate("a", 185, at(0))], at(0));
+        watch.observe(vec![candidate("a", 190, at(30))], true, Some(at(0).mono), at(30), &TIMING);
+        assert_eq!(watch.next_due(), Some(at(300).mono));
     }
 
     #[test]
     fn what_a_survey_no_longer_names_is_forgotten_unless_it_could_not_keep_all() {
         let mut watch = watching(vec![candidate("a", 400, at(0)), candidate("b", 400, at(0))], at(0));
-        watch.observe(vec![candidate("b", 430, at(30))], false, at(30), &TIMING);
+        watch.observe(vec![candidate("b", 430, at(30))], false, None, at(30), &TIMING);
         assert_eq!(watch.len(), 2);
-        watch.observe(vec![candidate("b", 430, at(30))], true, at(30), &TIMING);
+        watch.observe(vec![candidate("b", 430, at(30))], true, None, at(30), &TIMING);
         assert_eq!(watch.due(at(90).mono, 10), [id("b")]);
     }
 
@@ -234,7 +282,13 @@ mod tests {
     fn a_closed_watch_takes_in_nothing_more() {
         let mut watch = watching(vec![candidate("stale", 300, at(0)), candidate("late", 299, at(0))], at(0));
         watch.close(at(0).server, &TIMING);
-        watch.observe(vec![candidate("stale", 330, at(30)), candidate("new", 900, at(30))], true, at(30), &TIMING);
+        watch.observe(
+            vec![candidate("stale", 330, at(30)), candidate("new", 900, at(30))],
+            true,
+            None,
+            at(30),
+            &TIMING,
+        );
         assert_eq!((watch.len(), watch.get(&id("stale")).is_some()), (1, true));
     }
 
