@@ -117,14 +117,19 @@ impl Continuity {
     ) -> Self {
         let missing = timing.threshold.saturating_sub(server_uptime);
         let grace = (!missing.is_zero()).then(|| Grace { after: YOUNG_SERVER, until: now.mono.plus(missing) });
-        Self { timing, reconnect_grace, last: Some((identity, now)), grace, reconnect: None }
+        Self { last: Some((identity, now)), grace, ..Self::new(timing, reconnect_grace) }
     }
 
-    /// Takes in a successful look that ran from `began` to `ended` on the process `identity`; says what broke before it.
+    /// Takes in a successful look that ran from `began` to `ended` on the process `identity`; says what broke before
+    /// or within it.
     pub fn looked(&mut self, identity: &Identity, began: Now, ended: Now) -> Vec<Break> {
-        let breaks = self.breaks_before(identity, began);
+        let mut breaks = self.breaks_before(identity, began);
         for one in &breaks {
             self.take_in(*one, began);
+        }
+        if let Some(jump) = moved(began, ended) {
+            self.take_in(jump, ended);
+            breaks.push(jump);
         }
         self.last = Some((identity.clone(), ended));
         breaks
@@ -147,10 +152,7 @@ impl Continuity {
         if gap > self.longest_unseen() {
             breaks.push(Break::OutOfSight(gap));
         }
-        let moved = began.server.millis_since(last.at(began.mono).server);
-        if Duration::from_millis(moved.unsigned_abs()) > CLOCK_TOLERANCE {
-            breaks.push(Break::ClockJump(moved));
-        }
+        breaks.extend(moved(*last, began));
         breaks
     }
 
@@ -192,6 +194,12 @@ impl Continuity {
         let waits = self.reconnecting(now).filter(|reconnect| last_ping < reconnect.before).map(|r| r.until);
         self.grace(now).map(|grace| grace.until).max(waits)
     }
+}
+
+/// A jump of the server's clock against ours between two readings.
+fn moved(from: Now, to: Now) -> Option<Break> {
+    let moved = to.server.millis_since(from.at(to.mono).server);
+    (Duration::from_millis(moved.unsigned_abs()) > CLOCK_TOLERANCE).then_some(Break::ClockJump(moved))
 }
 
 #[cfg(test)]
@@ -245,6 +253,15 @@ mod tests {
             let expected: &[Break] = if breaks { &[Break::ClockJump(moved)] } else { &[] };
             check(seen_at(0.0), &server("a", "a"), now, expected, false);
         }
+    }
+
+    #[test]
+    fn g5_a_clock_that_moves_within_a_survey_is_a_break() {
+        let mut continuity = seen_at(0.0);
+        let ended = Now { server: at(640.0).server, mono: at(40.0).mono };
+        assert_eq!(continuity.looked(&server("a", "a"), at(30.0), ended), [Break::ClockJump(600_000)]);
+        let later = Now { server: at(670.0).server, mono: at(70.0).mono };
+        assert_eq!(continuity.looked(&server("a", "a"), later, later), [], "once");
     }
 
     #[test]
