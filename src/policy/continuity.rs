@@ -84,6 +84,10 @@ pub struct Continuity {
     timing: Timing,
     reconnect_grace: Duration,
     last: Option<(Identity, Now)>,
+    /// A look has failed since the last one that did not.
+    missed: bool,
+    /// Times between two looks with a failed one in between, of the last threshold, and when they ended.
+    outages: Vec<(Monotonic, Duration)>,
     grace: Option<Grace>,
     reconnect: Option<Reconnect>,
 }
@@ -103,7 +107,7 @@ pub struct Grace {
 impl Continuity {
     /// Nothing seen yet: the first look is a break.
     pub fn new(timing: Timing, reconnect_grace: Duration) -> Self {
-        Self { timing, reconnect_grace, last: None, grace: None, reconnect: None }
+        Self { timing, reconnect_grace, last: None, missed: false, outages: Vec::new(), grace: None, reconnect: None }
     }
 
     /// For a single run without the memory of an earlier one: the server's uptime at `now` stands in for what we would
@@ -123,6 +127,7 @@ impl Continuity {
     /// Takes in a successful look that ran from `began` to `ended` on the process `identity`; says what broke before
     /// or within it.
     pub fn looked(&mut self, identity: &Identity, began: Now, ended: Now) -> Vec<Break> {
+        self.take_in_outage(began.mono);
         let mut breaks = self.breaks_before(identity, began);
         for one in &breaks {
             self.take_in(*one, began);
@@ -131,8 +136,24 @@ impl Continuity {
             self.take_in(jump, ended);
             breaks.push(jump);
         }
+        if !breaks.is_empty() {
+            self.outages.clear();
+        }
+        self.missed = false;
         self.last = Some((identity.clone(), ended));
         breaks
+    }
+
+    /// Takes in that a look failed.
+    pub fn missed(&mut self) {
+        self.missed = true;
+    }
+
+    fn take_in_outage(&mut self, began: Monotonic) {
+        self.outages.retain(|(ended, _)| began.since(*ended) < self.timing.threshold);
+        if let Some((_, last)) = self.last.as_ref().filter(|_| self.missed) {
+            self.outages.push((began, began.since(last.mono)));
+        }
     }
 
     /// Takes in that a source spoke again after a silence.
@@ -140,6 +161,10 @@ impl Continuity {
         self.take_in(Break::SilenceEnded, now);
     }
 
+    /// Out of sight is a heartbeat interval beyond the planned distance of two looks. A shorter gap on the same process is no
+    /// break: the threshold holds five heartbeats or more, and one late reply now and then must not stop all eviction. What
+    /// the gaps with a failed look in them went beyond that distance adds up over a threshold: a ping may have met each of
+    /// many short outages.
     fn breaks_before(&self, identity: &Identity, began: Now) -> Vec<Break> {
         let Some((known, last)) = &self.last else { return vec![Break::FirstContact] };
         let mut breaks = Vec::new();
@@ -149,17 +174,14 @@ impl Continuity {
             breaks.push(Break::Failover);
         }
         let gap = began.mono.since(last.mono);
-        if gap > self.longest_unseen() {
-            breaks.push(Break::OutOfSight(gap));
+        let planned = self.timing.survey_interval();
+        let beyond = |gap: Duration| gap.saturating_sub(planned);
+        let outages = || self.outages.iter().map(|(_, gap)| *gap);
+        if beyond(gap).max(outages().map(beyond).sum()) > self.timing.heartbeat_interval {
+            breaks.push(Break::OutOfSight(gap.max(outages().sum())));
         }
         breaks.extend(moved(*last, began));
         breaks
-    }
-
-    /// A heartbeat interval beyond the planned distance of two surveys. A shorter gap on the same process is no break:
-    /// the threshold holds five heartbeats or more, and one late reply now and then must not stop all eviction.
-    fn longest_unseen(&self) -> Duration {
-        self.timing.survey_interval() + self.timing.heartbeat_interval
     }
 
     fn take_in(&mut self, one: Break, at: Now) {
@@ -243,6 +265,29 @@ mod tests {
         check(seen_at(0.0), &same, at(60.0), &[], false);
         check(seen_at(0.0), &same, at(60.001), &[Break::OutOfSight(Duration::from_millis(60_001))], false);
         check(seen_at(0.0), &same, at(90.001), &[Break::OutOfSight(Duration::from_millis(90_001))], true);
+    }
+
+    #[test]
+    fn g5_short_outages_of_one_threshold_add_up() {
+        // The last look before each outage lies so long before its end.
+        let outages = |distance: f64, gap: f64, count: u32| {
+            let mut continuity = seen_at(0.0);
+            let breaks = (1..=count).map(|n| {
+                let ended = at(f64::from(n) * distance);
+                let begins = at(f64::from(n) * distance - gap);
+                continuity.looked(&server("a", "a"), begins, begins);
+                continuity.missed();
+                continuity.looked(&server("a", "a"), ended, ended)
+            });
+            breaks.flatten().collect::<Vec<_>>()
+        };
+        let break_of = |seconds| Break::OutOfSight(Duration::from_secs(seconds));
+        assert_eq!(outages(60.0, 45.0, 2), [], "15 s each beyond the distance of two looks");
+        assert_eq!(outages(60.0, 45.0, 3), [break_of(135)]);
+        assert_eq!(outages(60.0, 45.0, 5), [break_of(135)], "counted anew after a break");
+        assert_eq!(outages(150.0, 45.0, 20), [], "two in a threshold");
+        assert_eq!(outages(60.0, 31.0, 100), [], "a reply that stalls now and then");
+        assert_eq!(outages(100.0, 60.0, 1), [], "one is no break");
     }
 
     #[test]

@@ -112,6 +112,7 @@ impl Ledger {
 
     /// Takes in that Redis could not be read; says whether that is news.
     pub fn failed(&mut self) -> bool {
+        self.continuity.missed();
         !std::mem::replace(&mut self.failing, true)
     }
 
