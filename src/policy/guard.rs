@@ -156,8 +156,9 @@ pub struct Guard {
     timing: Timing,
     silence_release: Option<Duration>,
     silence: Option<Silence>,
-    /// Live entries when somebody was last heard; none before.
+    /// The most live entries of a survey that heard somebody, and when that was; of about the last threshold.
     recent: Option<u64>,
+    recent_at: Monotonic,
     mass_until: Option<Monotonic>,
     lifted: Lifted,
 }
@@ -170,6 +171,7 @@ impl Guard {
             silence_release: settings.silence_release,
             silence: None,
             recent: None,
+            recent_at: Monotonic::default(),
             mass_until: None,
             lifted,
         }
@@ -198,7 +200,7 @@ impl Guard {
             return None;
         };
         if now.server.minus(self.timing.late_after()) < newest {
-            self.recent = Some(survey.live());
+            self.note_recent(survey.live(), now.mono);
             return self.silence.take().map(|_| Change::SpokeAgain);
         }
         match &mut self.silence {
@@ -210,12 +212,23 @@ impl Guard {
                 Some(Change::FellSilent)
             }
             Some(known) => {
-                known.newest = newest;
+                if newest > known.newest {
+                    // Somebody pings, by a clock that is behind: no time proves that this one is at an end.
+                    *known = Silence { since: now.mono, newest, released: false, ..*known };
+                }
                 let silence = *known;
                 let released = !silence.released && self.release_of(&silence).is_some_and(|at| now.mono >= at);
                 self.silence = Some(Silence { released: silence.released || released, ..silence });
                 released.then_some(Change::Released)
             }
+        }
+    }
+
+    /// Where clocks go wrong or hubs drop out one by one, few are left when the silence shows; they were no small source.
+    fn note_recent(&mut self, live: u64, now: Monotonic) {
+        if self.recent.is_none_or(|most| live >= most) || now.since(self.recent_at) >= self.timing.threshold {
+            self.recent = Some(live);
+            self.recent_at = now;
         }
     }
 
@@ -267,5 +280,74 @@ impl Guard {
             ends: Some(until),
             ends_with: "two thresholds after the last survey that saw it".into(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::staleness::Freshness;
+    use super::*;
+
+    const TIMING: Timing = Timing { threshold: Duration::from_secs(300), heartbeat_interval: Duration::from_secs(30) };
+    const MINUTE: u64 = 60;
+
+    fn at(seconds: u64) -> Now {
+        let since = Duration::from_secs(seconds);
+        Now { server: Timestamp::from_millis(1_800_000_000_000).plus(since), mono: Monotonic::from_start(since) }
+    }
+
+    fn survey(fresh: u64, newest: Now) -> Survey {
+        let mut survey = Survey::new(TIMING);
+        survey.count(Freshness::Fresh, fresh);
+        survey.saw(newest.server);
+        survey
+    }
+
+    /// A guard that saw these numbers of living, half a minute apart, and then nobody's ping any more.
+    fn silent_after(living: &[u64]) -> (Guard, u64) {
+        let mut guard = Guard::new(TIMING, &Settings::default(), Lifted::default());
+        let times = (0..).step_by(30);
+        for (live, seconds) in living.iter().zip(times) {
+            guard.observe(&survey(*live, at(seconds)), at(seconds));
+        }
+        let last = 30 * (living.len() as u64 - 1);
+        assert_eq!(guard.observe(&survey(0, at(last)), at(last + 90)), [Change::FellSilent]);
+        (guard, last + 90)
+    }
+
+    fn ends(guard: &Guard, seconds: u64) -> Option<Monotonic> {
+        guard.hold(at(seconds)).and_then(|hold| hold.ends)
+    }
+
+    #[test]
+    fn g6_a_source_that_melted_away_within_a_threshold_was_not_small() {
+        let quarter = |began: u64| Some(at(began + 15 * MINUTE).mono);
+        let hour = |began: u64| Some(at(began + 60 * MINUTE).mono);
+        for (living, ends_after) in [
+            (&[9, 9][..], quarter as fn(u64) -> Option<Monotonic>),
+            (&[300, 300], hour),
+            (&[300, 120, 3], hour),
+            (&[300, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5], quarter),
+        ] {
+            let (guard, began) = silent_after(living);
+            assert_eq!(ends(&guard, began), ends_after(began), "{living:?}");
+        }
+    }
+
+    #[test]
+    fn g6_no_time_releases_a_source_whose_clocks_are_behind() {
+        let mut guard = Guard::new(TIMING, &Settings::default(), Lifted::default());
+        let behind = 10 * MINUTE;
+        let last = 120 * MINUTE;
+        for seconds in (0..=last).step_by(30) {
+            guard.observe(&survey(0, at(seconds)), at(seconds + behind));
+            assert!(guard.hold(at(seconds + behind)).is_some(), "they ping, at {seconds} s");
+        }
+        let mut silent_for = |seconds| {
+            let now = at(last + behind + seconds);
+            (guard.observe(&survey(0, at(last)), now), guard.hold(now).is_some())
+        };
+        assert_eq!(silent_for(15 * MINUTE - 1), (vec![], true));
+        assert_eq!(silent_for(15 * MINUTE), (vec![Change::Released], false));
     }
 }
