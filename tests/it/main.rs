@@ -25,6 +25,7 @@ mod reports;
 mod rooms;
 mod rule;
 mod script;
+mod simulation;
 mod survey;
 mod tidy;
 mod world;

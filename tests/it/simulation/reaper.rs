@@ -1,0 +1,234 @@
+//! Who evicts in the simulated world: the crate's own ledger, driven as the daemon's loop and its reaper drive it; and,
+//! to compare, what a home-made cleaner does.
+
+use std::time::Duration;
+
+use presence_reaper::policy::entry::{EntryId, Monotonic, Now};
+use presence_reaper::policy::guard::{self, Hold, Lifted};
+use presence_reaper::policy::ledger::Ledger;
+use presence_reaper::policy::outcome::{Blocked, Outcome};
+use presence_reaper::policy::pace::Shared;
+use presence_reaper::policy::schedule;
+use presence_reaper::policy::staleness::Timing;
+
+use super::world::{Answer, HEARTBEAT, Looked, MINUTE, Ms, Surveyed, World, judged, mark};
+
+/// The defaults.
+pub(super) const TIMING: Timing =
+    Timing { threshold: Duration::from_millis(5 * MINUTE), heartbeat_interval: Duration::from_millis(HEARTBEAT) };
+
+/// Entries re-read and struck in one go, as in the reaper.
+const CHUNK: usize = 200;
+
+/// How long the reaper's commands take, at most.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Latency {
+    /// A survey.
+    pub(super) survey: Ms,
+    /// From a re-read to the script.
+    pub(super) strike: Ms,
+}
+
+/// What was true when a survey ended, and what it saw.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen {
+    /// When it ended.
+    pub(super) at: Ms,
+    /// How long nobody's ping had landed when it began, and when it ended; none if there was no entry.
+    pub(super) silent_for: [Option<Ms>; 2],
+    /// Live entries.
+    pub(super) live: u64,
+    /// Those of them that missed three heartbeats.
+    pub(super) late: u64,
+    /// Stale entries.
+    pub(super) stale: u64,
+}
+
+impl Seen {
+    /// Whether nobody had pinged for three heartbeats, whichever moment of the survey counts.
+    pub(super) fn silent(&self) -> bool {
+        self.silent_for.iter().all(|time| time.is_some_and(|time| time >= 3 * HEARTBEAT))
+    }
+}
+
+/// Anything that evicts from a world.
+pub(super) trait Evictor {
+    /// Waits until something is to be done, and does it.
+    fn turn(&mut self, world: &mut World);
+}
+
+/// The rule, without a Redis around it.
+pub(super) struct Reaper {
+    ledger: Ledger,
+    shared: Shared,
+    latency: Latency,
+    next_survey: Monotonic,
+    failures: u32,
+    restarts: u32,
+    /// Its complete surveys since it started.
+    pub(super) seen: Vec<Seen>,
+}
+
+impl Reaper {
+    pub(super) fn start(world: &World, latency: Latency) -> Self {
+        let settings = guard::Settings::default();
+        Self {
+            ledger: Ledger::new(TIMING, &settings, Lifted::default()),
+            shared: Shared::new(settings.max_evict_rate, None),
+            latency,
+            next_survey: world.mono(),
+            failures: 0,
+            restarts: world.reaper_restarts,
+            seen: Vec::new(),
+        }
+    }
+
+    /// Why it holds, if it does.
+    pub(super) fn hold(&self, world: &World) -> Option<Hold> {
+        self.ledger.hold(world.mono())
+    }
+
+    // === daemon.rs ===
+
+    fn survey(&mut self, world: &mut World) {
+        let (began_mono, silent_for) = (world.mono(), world.silent_for());
+        let took = world.some_time(self.latency.survey);
+        let surveyed = world.survey(TIMING, took);
+        let chance = world.chance();
+        match surveyed {
+            Some(Surveyed { identity, began: began_now, ended, mut survey }) => {
+                self.ledger.surveyed(&identity, began_now, ended, &mut survey);
+                let silent_at_last = world.silent_for();
+                self.seen.push(Seen {
+                    at: world.now(),
+                    silent_for: [silent_for, silent_at_last],
+                    live: survey.live(),
+                    late: survey.late,
+                    stale: survey.stale,
+                });
+                self.failures = 0;
+                self.next_survey = schedule::next_survey(began_mono, &TIMING, chance);
+            }
+            None => {
+                self.ledger.failed();
+                self.failures += 1;
+                self.next_survey = world.mono().plus(schedule::backoff(self.failures, chance));
+            }
+        }
+    }
+
+    fn strike(&mut self, world: &mut World) {
+        while let Some((now, due)) = self.reserve_due(world) {
+            let reserved = due.len() as u64;
+            let struck = self.strike_due(world, due);
+            let spent = struck.unwrap_or(0);
+            self.ledger.spend(world.mono(), spent);
+            self.shared.settle(world.mono(), reserved, spent);
+            if struck.is_none() || self.ledger.now(world.mono()).is_none() {
+                // What the strike met, the survey has to look at first.
+                self.next_survey = world.mono().plus(schedule::SHORTEST_WAIT);
+                break;
+            }
+            // The world's clock moves by whole milliseconds, and a strike that is instant would never end.
+            if world.mono() == now.mono {
+                world.wait(1);
+            }
+        }
+    }
+
+    // === reaper.rs ===
+
+    fn reserve_due(&mut self, world: &World) -> Option<(Now, Vec<EntryId>)> {
+        let now = self.ledger.now(world.mono())?;
+        self.ledger.decide_source(now).ok()?;
+        if self.ledger.watch().next_due().is_none_or(|due| due > now.mono) {
+            return None;
+        }
+        let allowance = self.ledger.allowance(now.mono).min(self.shared.allowance(now.mono));
+        if allowance == 0 {
+            return None;
+        }
+        let due = self.ledger.due(now.mono, usize::try_from(allowance).unwrap_or(CHUNK).min(CHUNK));
+        self.shared.reserve(due.len() as u64);
+        Some((now, due))
+    }
+
+    /// How many went, or may have gone; none if it failed.
+    fn strike_due(&mut self, world: &mut World, due: Vec<EntryId>) -> Option<u64> {
+        let Some(Looked { identity, now, found }) = world.look(&due) else {
+            self.ledger.failed();
+            return None;
+        };
+        self.ledger.reread(&identity, now);
+        self.ledger.now(world.mono())?;
+        let mut struck = Vec::with_capacity(found.len());
+        for (id, stored) in found {
+            match stored {
+                None => self.ledger.forget(&id),
+                Some(stored) if self.ledger.decide(&id, judged(stored), mark(stored), now).is_ok() => {
+                    struck.push((id, stored));
+                }
+                Some(_) => {}
+            }
+        }
+        if struck.is_empty() {
+            return Some(0);
+        }
+        let delay = world.some_time(self.latency.strike);
+        world.wait(delay);
+        let Some(answers) = world.evict(&struck, &identity, now) else {
+            self.ledger.failed();
+            return None;
+        };
+        let mut spent = 0;
+        for ((id, _), answer) in struck.iter().zip(&answers) {
+            let outcome = match answer {
+                Answer::Evicted => Outcome::Evicted,
+                Answer::Spared => Outcome::Spared,
+                Answer::Gone => Outcome::Gone,
+                Answer::TooLate => Outcome::TooLate,
+                Answer::Refused => Outcome::Blocked(Blocked::Oom),
+                Answer::Lost => Outcome::Unknown,
+            };
+            spent += u64::from(matches!(outcome, Outcome::Evicted | Outcome::Unknown));
+            self.ledger.struck(id, outcome, now.mono);
+        }
+        if answers.iter().any(|answer| matches!(answer, Answer::Lost | Answer::Refused)) {
+            self.ledger.failed();
+            return None;
+        }
+        Some(spent)
+    }
+}
+
+impl Evictor for Reaper {
+    fn turn(&mut self, world: &mut World) {
+        if self.restarts != world.reaper_restarts {
+            *self = Self::start(world, self.latency);
+        }
+        let now = world.mono();
+        let strike = self.ledger.next_strike(now, self.shared.frees_at(now));
+        world.wait_until(strike.map_or(self.next_survey, |strike| strike.min(self.next_survey)));
+        if world.mono() >= self.next_survey {
+            self.survey(world);
+        }
+        self.strike(world);
+    }
+}
+
+/// A home-made cleaner: every half minute, away with whatever is older than the threshold. Its removal is as atomic as
+/// the reaper's, and its age as right.
+pub(super) struct Naive;
+
+impl Evictor for Naive {
+    fn turn(&mut self, world: &mut World) {
+        world.wait(HEARTBEAT);
+        let Some(mut surveyed) = world.survey(TIMING, 0) else { return };
+        let now = surveyed.ended;
+        let candidates = std::mem::take(&mut surveyed.survey.candidates);
+        let stale_before = now.server.minus(TIMING.threshold);
+        let stale = candidates.into_iter().filter(|candidate| candidate.last_ping <= stale_before);
+        let struck: Vec<_> = stale.map(|candidate| (candidate.id, candidate.last_ping.millis())).collect();
+        world.evict(&struck, &surveyed.identity, now);
+    }
+}
