@@ -30,13 +30,14 @@ E4 out of sight is no break@g5_a_blind_spell@policy/continuity.rs@s/if gap > sel
 E4 a short gap is a break@g5_a_short_stall@policy/continuity.rs@s/self.timing.survey_interval\(\) \+ self.timing.heartbeat_interval/self.timing.survey_interval()/
 E4 the end of a silence is no break@p3_writers_that_return@policy/ledger.rs@s/self.continuity.silence_ended\(ended\);//
 E3 a clock behind is believed@on_a_bad_day@policy/watch.rs@s/age\(&candidate, now\) > honest/false/
-E3 what was seen outlives a break@whatever_happens@policy/ledger.rs@s/self.watch.clear\(\);//
 E4 short outages are forgotten@on_a_bad_day@policy/continuity.rs@s/if let Some\(\(_, last\)\) = self.last.as_ref\(\).filter\(._. self.missed\)/if let Some((_, last)) = self.last.as_ref().filter(|_| false)/
-E4 a grace lasts a heartbeat@whatever_happens@policy/continuity.rs@s/let until = at.mono.plus\(self.timing.threshold\)/let until = at.mono.plus(self.timing.heartbeat_interval)/
+E4 a grace lasts a heartbeat@on_a_bad_day@policy/continuity.rs@s/let until = at.mono.plus\(self.timing.threshold\)/let until = at.mono.plus(self.timing.heartbeat_interval)/
 E4 no time to reconnect, simulated@on_a_bad_day@policy/continuity.rs@s/self.reconnect.filter\(.reconnect. now < reconnect.until\)/self.reconnect.filter(|_| now.since_start().is_zero())/
-E5 a silence that pings is released@whatever_happens@policy/guard.rs@s/if newest > known.newest/if false/
-E5 a silence is small when few are left@whatever_happens@policy/guard.rs@s/self.recent.is_none_or\(.*/true {/
-E5 facts are good for ever@whatever_happens@policy/rule.rs@s/now.mono.since\(surveyed\) > facts.timing.facts_valid_for\(\)/false/
+E5 a silence that pings is released@on_a_bad_day@policy/guard.rs@s/if newest > known.newest/if false/
+E5 a silence is small when few are left@on_a_bad_day@policy/guard.rs@s/self.recent.is_none_or\(.*/true {/
+E3 any mark will do, in a random history@whatever_happens@policy/rule.rs@s/watched.mark == mark/true/@policy/watch.rs@s/if known.mark == candidate.mark/if true/
+E5 no mass, in a random history@whatever_happens@policy/guard.rs@s/self.silent\(now\).or_else\(.. self.mass\(now.mono\)\)/self.silent(now)/
+E5 no silence, in a random history@whatever_happens@policy/guard.rs@s/self.silent\(now\).or_else\(.. self.mass\(now.mono\)\)/self.mass(now.mono)/
 E5 a silence never ends@on_a_bad_day@policy/guard.rs@s/now.mono >= at\)/false)/
 E5 no silence@p3_when_all_writers_stop@policy/guard.rs@s/self.silent\(now\).or_else\(.. self.mass\(now.mono\)\)/self.mass(now.mono)/
 E5 a silence is released at once@p3_a_silence_is_released@policy/guard.rs@s/release.max\(self.timing.threshold \* 2\)/release/

@@ -58,7 +58,11 @@ fn lost(worst: &Worst) -> String {
 /// Rounded up to half a minute: surveys have a chance in them.
 fn clean(worst: &Worst) -> String {
     let rounded = |clean: Ms| Duration::from_millis(clean.div_ceil(30 * SECOND) * 30 * SECOND);
-    worst.clean.map_or("never".into(), |clean| in_words(rounded(clean)))
+    match worst.clean {
+        None => "never".into(),
+        Some(0) => "at once".into(),
+        Some(clean) => in_words(rounded(clean)),
+    }
 }
 
 #[track_caller]

@@ -187,6 +187,12 @@ pub(super) fn all() -> Vec<Scenario> {
             faults.extend(all_hubs(|hub| Fault::Cut(hub, false), 20 * M));
             faults
         }),
+        Scenario::new("all hubs cut off for 20 min, back one by one within 4", 36, || {
+            and([0, 1, 2].into_iter().flat_map(|hub| {
+                let back = (20 + 2 * i64::try_from(hub).unwrap()) * M;
+                [(0, Fault::Cut(hub, true)), (back, Fault::Cut(hub, false))]
+            }))
+        }),
         Scenario::new("two hubs of three cut off for 10 min", 30, || {
             and([0, 1].into_iter().flat_map(|hub| [(0, Fault::Cut(hub, true)), (10 * M, Fault::Cut(hub, false))]))
         }),
@@ -212,6 +218,28 @@ pub(super) fn all() -> Vec<Scenario> {
         Scenario::new("all hubs write local time, 5 h behind, for an hour", 70, || {
             let mut faults = and(all_hubs(|hub| Fault::HubClock(hub, -18_000_000), 0));
             faults.extend(all_hubs(|hub| Fault::HubClock(hub, 0), 60 * M));
+            faults
+        }),
+        Scenario {
+            begins: 135 * MINUTE,
+            ..Scenario::new(
+                "the clocks of all hubs are 10 min behind, and after 2 h they are cut off for 10 min",
+                40,
+                || {
+                    let mut faults = and(all_hubs(|hub| Fault::HubClock(hub, -600_000), -120 * M));
+                    faults.extend(all_hubs(|hub| Fault::Cut(hub, true), 0));
+                    faults.extend(all_hubs(|hub| Fault::Cut(hub, false), 10 * M));
+                    faults.extend(all_hubs(|hub| Fault::HubClock(hub, 0), 20 * M));
+                    faults
+                },
+            )
+        },
+        Scenario::new("the clocks of all hubs fall 10 min behind, and then they are cut off for 30 min", 50, || {
+            let mut faults = all_hubs(|hub| Fault::HubClock(hub, -600_000), 0).to_vec();
+            faults.extend(all_hubs(|hub| Fault::Cut(hub, true), 2 * M));
+            faults.extend(all_hubs(|hub| Fault::Vanish(hub, 4), 31 * M));
+            faults.extend(all_hubs(|hub| Fault::Cut(hub, false), 32 * M));
+            faults.extend(all_hubs(|hub| Fault::HubClock(hub, 0), 32 * M));
             faults
         }),
         // The reaper is in trouble.
