@@ -23,7 +23,7 @@ use crate::policy::staleness::Timing;
 use crate::policy::survey::Survey;
 use crate::store::audience::Ask;
 use crate::store::connect::Health;
-use crate::store::error::Error;
+use crate::store::error::{Error, Kind};
 use crate::store::evict::{Evicted, Prepared};
 use crate::store::{Found, Looked, Store, Surveyed};
 use crate::text::quoted;
@@ -105,13 +105,14 @@ impl Reaper {
     }
 
     /// For a single run: lets the server's uptime stand in for what an earlier run would have seen. Where it is
-    /// unknown, this is a first contact like any other.
+    /// unknown, this is a first contact like any other. What an earlier run kept of its state counts for more.
     pub fn resume(&mut self, health: &Health) {
-        if let Some(uptime) = health.uptime {
-            let grace = self.settings.guard.reconnect_grace;
-            let identity = health.identity.clone();
-            self.ledger.resume(Continuity::resumed(self.settings.timing, grace, identity, health.now, uptime));
-        }
+        let (timing, grace) = (self.settings.timing, self.settings.guard.reconnect_grace);
+        let Health { identity, now, uptime, .. } = health.clone();
+        self.ledger.resume(match uptime {
+            Some(uptime) => Continuity::resumed(timing, grace, identity, now, uptime),
+            None => Continuity::new(timing, grace),
+        });
     }
 
     /// For a single run: from now on only what is stale already is watched.
@@ -136,7 +137,8 @@ impl Reaper {
 
     // === survey ===
 
-    /// Reads everything in the source and takes it in. Reads only, so it may be dropped at any await.
+    /// Reads everything in the source and takes it in; then keeps what a later process has to know. May be dropped at
+    /// any await: it removes nothing.
     pub async fn survey(&mut self) -> Report {
         self.survey_for(&Ask::default()).await
     }
@@ -146,14 +148,27 @@ impl Reaper {
         let began = self.clock.now();
         let mut report = self.report(Verb::Survey);
         match self.store.survey(ask).await {
-            Ok(surveyed) => self.take_in(surveyed, &mut report),
+            Ok(surveyed) => {
+                self.take_in(surveyed, &mut report);
+                if report.canary_refused.is_none() {
+                    self.keep(&mut report).await;
+                }
+            }
             Err(error) => self.fail(error, &mut report),
         }
         self.conclude(report, began)
     }
 
     fn take_in(&mut self, surveyed: Surveyed, report: &mut Report) {
-        let Surveyed { identity, began, ended, mut survey } = surveyed;
+        let Surveyed { identity, began, ended, mut survey, refusals, kept } = surveyed;
+        if let Some(refusals) = refusals {
+            self.ledger.refusals(refusals);
+        }
+        let kept = kept.and_then(|kept| kept.map_err(|error| self.refuse(error, report)).ok());
+        if let Some(kept) = &kept {
+            self.ledger.canary_read(kept.canary);
+        }
+        self.ledger.recall(kept.and_then(|kept| kept.memory).as_ref(), &identity, began);
         let learned = self.ledger.surveyed(&identity, began, ended, &mut survey);
         self.tell_breaks(&learned.breaks);
         report.breaks = learned.breaks;
@@ -166,6 +181,35 @@ impl Reaper {
         self.tell_survey(&survey, ended.mono.since(began.mono));
         report.now = Some(ended);
         report.survey = Some(Arc::new(survey));
+    }
+
+    /// Keeps what a later process has to know, and finds out whether the server takes writes.
+    async fn keep(&mut self, report: &mut Report) {
+        // A break that only the write shows has to be kept as well, in a second one.
+        for _ in 0..2 {
+            let (Some(memory), Some(now)) = (self.ledger.remember(), report.now) else { return };
+            match self.store.keep(&memory).await {
+                Ok(None) => return,
+                Ok(Some(canary)) => {
+                    let breaks = self.ledger.canary_written(canary, now);
+                    if breaks.is_empty() {
+                        return;
+                    }
+                    self.tell_breaks(&breaks);
+                    report.breaks.extend(breaks);
+                }
+                Err(error) if error.is_refusal() => return self.refuse(error, report),
+                Err(error) => {
+                    self.ledger.canary_unanswered();
+                    return self.fail(error, report);
+                }
+            }
+        }
+    }
+
+    fn refuse(&mut self, error: Error, report: &mut Report) {
+        report.canary_refused = Some(error.kind);
+        self.ledger.canary_refused(error.to_string());
     }
 
     fn tell_survey(&self, survey: &Survey, took: Duration) {
@@ -187,6 +231,9 @@ impl Reaper {
         for one in breaks {
             match one {
                 Break::FirstContact => info!(source, "first contact: every entry has a full threshold from now"),
+                Break::OwnGap(gap) => {
+                    warn!(source, gap = in_words(*gap), "continuity break: we ourselves did not look for long");
+                }
                 Break::OutOfSight(gap) => {
                     warn!(source, gap = in_words(*gap), "continuity break: redis was out of our sight");
                 }
@@ -195,12 +242,20 @@ impl Reaper {
                 }
                 Break::Restart => warn!(source, "continuity break: redis is another process than before"),
                 Break::Failover => warn!(source, "continuity break: redis failed over"),
+                Break::RoleLost => warn!(source, "continuity break: redis was no master for a while"),
+                Break::Loading => warn!(source, "continuity break: redis was loading or busy and refused everybody"),
+                Break::Rollback => warn!(source, "continuity break: redis' data went backwards; hubs wrote in vain"),
+                Break::StateLost => warn!(source, "continuity break: redis lost our state, and maybe more"),
+                Break::RefusedWrites => warn!(source, "continuity break: redis refused writes, and so heartbeats"),
                 Break::SilenceEnded => info!(source, "a ping ended the silence: everybody else has a full threshold"),
             }
         }
     }
 
     fn fail(&mut self, error: Error, report: &mut Report) {
+        if let Some(one) = aftermath(&error) {
+            self.ledger.suspect(one);
+        }
         if self.ledger.failed() {
             warn!(source = &*report.source, %error, "failed; tried again until it works");
         } else {
@@ -447,6 +502,16 @@ impl Reaper {
             None if before.is_some() => info!(source, state = report.state.as_str(), "no longer holding"),
             None => {}
         }
+    }
+}
+
+/// What a trouble is a sign of, if it may have cost heartbeats: a break as soon as it is over.
+fn aftermath(error: &Error) -> Option<Break> {
+    match error.kind {
+        _ if error.is_of_writes() => Some(Break::RefusedWrites),
+        Kind::ReadOnly => Some(Break::RoleLost),
+        Kind::Loading => Some(Break::Loading),
+        _ => None,
     }
 }
 

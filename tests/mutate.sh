@@ -26,9 +26,24 @@ E4 no grace after a break@g5_at_first_contact@policy/continuity.rs@s/self.grace.
 E4 no time to reconnect@p2_a_restart@policy/continuity.rs@s/self.reconnect.filter\(.reconnect. now < reconnect.until\)/self.reconnect.filter(|_| now.since_start().is_zero())/
 E4 a restart is no break@p2_a_rollback@policy/continuity.rs@s/if identity.run_id != known.run_id/if false/@policy/continuity.rs@s/else if identity.replication_id != known.replication_id/else if false/
 E4 a failover is no break@g5_a_failover@policy/continuity.rs@s/else if identity.replication_id != known.replication_id/else if false/
-E4 out of sight is no break@g5_a_blind_spell@policy/continuity.rs@s/if gap > self.longest_unseen\(\)/if false/
-E4 a short gap is a break@g5_a_short_stall@policy/continuity.rs@s/self.timing.survey_interval\(\) \+ self.timing.heartbeat_interval/self.timing.survey_interval()/
+E4 out of sight is no break@g5_a_blind_spell@policy/continuity.rs@s/if lost > self.timing/if false \&\& lost > self.timing/@policy/continuity.rs@s/if beyond\(gap\) > self.timing/if false \&\& beyond(gap) > self.timing/
+E4 a short gap is a break@g5_a_short_stall@policy/continuity.rs@s/gap.saturating_sub\(planned\)/gap/
 E4 the end of a silence is no break@p3_writers_that_return@policy/ledger.rs@s/self.continuity.silence_ended\(ended\);//
+E4 our own gap is no break@g5_a_reaper_that_slept@policy/continuity.rs@s/if beyond\(gap\) > self.timing/if false \&\& beyond(gap) > self.timing/
+E4 a canary may go back@g5_a_canary_that_goes@policy/continuity.rs@s/\(Some\(_\), None\) => self.suspect\(Break::StateLost\)/(Some(_), None) => {}/@policy/continuity.rs@s/if found < known =>/if found < known \&\& false =>/@policy/continuity.rs@s/self.canary.filter\(.known. value <= \*known\)/self.canary.filter(|_| false)/
+E4 a refused canary holds nothing@g11_a_refused_canary@policy/continuity.rs@s/self.refused = Some\(why.into\(\)\)/let _ = why.into()/@policy/continuity.rs@s/if rose \&\&/if false \&\& rose \&\&/
+E4 the end of refused writes is no break@g11_a_refused_canary@policy/continuity.rs@s/if self.refused.take\(\).is_some\(\) \{/if self.refused.take().is_some() \&\& false {/@policy/continuity.rs@s/if rose \&\&/if false \&\& rose \&\&/
+E4 refused writes of others do not count@g11_refused_writes_of_others@policy/continuity.rs@s/if rose \&\&/if false \&\& rose \&\&/
+E4 a strike does not ask who is there@g5_a_look_sees@store/mod.rs@s/^        unchanged\?;/        let _ = unchanged;/
+warm a restart begins anew@g5_a_restart_of_the_reaper@policy/ledger.rs@s/let Some\(earlier\) = earlier else/let Some(earlier) = earlier.filter(|_| false) else/
+warm graces are forgotten@g5_a_crash_loop@policy/continuity.rs@s/if let Some\(\(before, until\)\) = earlier.reconnect/if let Some((before, until)) = earlier.reconnect.filter(|_| false)/
+warm a silence begins anew@g6_a_silence_goes_on@policy/guard.rs@s/before: if unbroken \{ lasted \}/before: if false { lasted }/
+warm any age will do@g5_a_cold_start@policy/ledger.rs@s/\(Run::Daemon, _\) => true/(Run::Daemon, _) => false/
+warm any settings will do@g5_other_settings@policy/ledger.rs@s/if earlier.redefined/if false/
+warm any process will do@g5_a_rollback_can_not@policy/ledger.rs@s/recall_look\(earlier.identity.clone\(\)/recall_look(identity.clone()/
+once any age will do@g5_a_single_run_right@policy/ledger.rs@s/if let Run::Single\(_\) = self.run/if let (Run::Single(_), true) = (self.run, false)/
+once a restart is not seen@g5_a_single_run_sees@policy/ledger.rs@s/recall_look\(earlier.identity.clone\(\)/recall_look(identity.clone()/
+once refused writes are not seen@g11_a_single_run_sees@policy/continuity.rs@s/self.refusals = earlier.refusals/self.refusals = None/
 E3 a clock behind is believed@on_a_bad_day@policy/watch.rs@s/age\(&candidate, now\) > honest/false/
 E4 short outages are forgotten@on_a_bad_day@policy/continuity.rs@s/if let Some\(\(_, last\)\) = self.last.as_ref\(\).filter\(._. self.missed\)/if let Some((_, last)) = self.last.as_ref().filter(|_| false)/
 E4 a grace lasts a heartbeat@on_a_bad_day@policy/continuity.rs@s/let until = at.mono.plus\(self.timing.threshold\)/let until = at.mono.plus(self.timing.heartbeat_interval)/
@@ -52,7 +67,7 @@ E5 six are a mass@g7_six_clients@policy/guard.rs@s/MASS_MIN: u64 = 10/MASS_MIN: 
 E5 a release lifts nothing@g6_a_silent_source@policy/guard.rs@s/ \&\& !self.lifted.silent//
 E7 no compare@p1_a_ping_between@store/evict.lua@s/= tonumber\(found\) == tonumber\(expected\)/= true/
 E7 no check before the deed@p5_an_entry_goes_whole@store/evict.lua@s/NEEDS\[deed.verb\] and kind ~= NEEDS\[deed.verb\]/false/
-E7 refused writes do not refuse us@g11_a_script_is_refused@store/evict.rs@s/concat!\("#!lua.n", include_str/concat!("", include_str/
+E7 refused writes do not refuse us@g11_a_server_that_refuses@store/evict.rs@s/concat!\("#!lua.n", include_str/concat!("", include_str/
 acl a small room is not read whole@rooms_are_cleaned_and_told@store/rights.rs@s/&\[ZCARD, ZRANGE\]/\&[ZCARD]/
 acl a stream is not asked for its type@rooms_are_cleaned_and_told@store/rights.rs@s/\[TYPE, XADD\]/[XADD]/
 acl what is left is not counted@rooms_are_cleaned_and_told@store/rights.rs@s/counts\)\.then_some\(count\)/counts).then_some(count).filter(|_| false)/

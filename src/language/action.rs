@@ -3,8 +3,8 @@
 use super::template::{Layout, Ref, Scope, Template};
 use super::{Mistake, nearest, shown, words};
 
-/// Keys of our own stand below this.
-pub(super) const OWN_PREFIX: &[u8] = b"presence-reaper:";
+/// Keys under this prefix are the reaper's own: never an entry, never a companion.
+pub const OWN_PREFIX: &[u8] = b"presence-reaper:";
 
 /// A companion key begins with so many literal bytes, so that no value steers it across the database.
 pub(super) const MIN_LITERAL: usize = 3;

@@ -22,6 +22,9 @@ const LAG_EDGES: [f64; 12] = [1.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 90
 /// Of a guard's trips: the clocks of Redis and ours moved apart.
 const CLOCK: &str = "clock";
 
+/// Of a guard's trips: Redis refused writes, and so heartbeats.
+const WRITE_REFUSED: &str = "write_refused";
+
 #[derive(Debug)]
 pub(super) struct Source {
     sweeps: IntCounter,
@@ -46,6 +49,7 @@ pub(super) struct Source {
     state: Labelled<IntGauge>,
     guard_trips: Labelled<IntCounter>,
     breaks: Labelled<IntCounter>,
+    canary_failures: Labelled<IntCounter>,
     hold_ends: Gauge,
 }
 
@@ -150,13 +154,19 @@ impl Source {
                 "presence_reaper_guard_trips_total",
                 "How often a guard began to hold the source.",
                 "reason",
-                [State::Silent.as_str(), State::Mass.as_str(), CLOCK],
+                [State::Silent.as_str(), State::Mass.as_str(), CLOCK, WRITE_REFUSED],
             )?,
             breaks: make.counters(
                 "presence_reaper_continuity_breaks_total",
                 "Events after which silence proves nothing; after each, every entry has a full threshold.",
                 "reason",
-                Break::REASONS,
+                Break::reasons(),
+            )?,
+            canary_failures: make.counters(
+                "presence_reaper_canary_failures_total",
+                "Surveys after which Redis refused to keep the reaper's own state, as it refuses heartbeats then.",
+                "error",
+                Kind::REFUSALS.map(Kind::as_str),
             )?,
             hold_ends: make.gauge(
                 "presence_reaper_hold_ends_timestamp_seconds",
@@ -230,9 +240,14 @@ impl Source {
         }
         for one in &report.breaks {
             self.breaks.add(one.reason(), 1);
-            if matches!(one, Break::ClockJump(_)) {
-                self.guard_trips.add(CLOCK, 1);
+            match one {
+                Break::ClockJump(_) => self.guard_trips.add(CLOCK, 1),
+                Break::RefusedWrites => self.guard_trips.add(WRITE_REFUSED, 1),
+                _ => {}
             }
+        }
+        if let Some(kind) = report.canary_refused {
+            self.canary_failures.add(kind.as_str(), 1);
         }
     }
 

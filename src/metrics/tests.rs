@@ -83,7 +83,8 @@ fn held(report: &mut Report) {
         ends_with: "the next ping".into(),
     });
     report.changes = vec![Change::FellSilent, Change::Mass, Change::Released, Change::SpokeAgain];
-    report.breaks = vec![Break::FirstContact, Break::ClockJump(-5_000)];
+    report.breaks = vec![Break::FirstContact, Break::ClockJump(-5_000), Break::RefusedWrites];
+    report.canary_refused = Some(Kind::Oom);
 }
 
 fn status() -> Status {
@@ -185,9 +186,9 @@ fn the_number_of_series_is_known() {
 }
 
 /// Series that do not depend on the sources.
-const OF_PROCESS: usize = 77;
+const OF_PROCESS: usize = 95;
 /// Series of each source.
-const OF_SOURCE: usize = 93;
+const OF_SOURCE: usize = 106;
 
 #[test]
 fn two_sources_of_one_name_are_refused() {

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use super::entry::{Monotonic, Now, Timestamp};
+use super::memory;
 use super::staleness::{FUTURE_TOLERANCE, Timing};
 
 /// Server time may move against our monotonic clock by this much between two looks; Redis Sentinel's TILT uses the same.
@@ -31,40 +32,82 @@ pub enum Break {
     Restart,
     /// The same process, but its data follows another history: a failover.
     Failover,
-    /// No look succeeded for this long.
+    /// The server was no master for a while.
+    RoleLost,
+    /// It refused everybody: it was loading its data, or a script kept it busy.
+    Loading,
+    /// The canary is older than the one we wrote: the data went backwards.
+    Rollback,
+    /// The canary is gone, and with it whatever else was written.
+    StateLost,
+    /// It refused writes, ours or others', and so heartbeats.
+    RefusedWrites,
+    /// It could not be looked at for this long.
     OutOfSight(Duration),
+    /// We ourselves did not look for this long: stopped, suspended or starved.
+    OwnGap(Duration),
     /// Server time moved against ours by this many milliseconds.
     ClockJump(i64),
     /// The first ping after a silence.
     SilenceEnded,
 }
 
+/// The name of each break in metrics and logs, and what happened, for a person.
+const NAMES: [(&str, &str); 12] = [
+    ("first_contact", "first contact"),
+    ("restart", "a restart of redis"),
+    ("failover", "a failover"),
+    ("role_lost", "a time in which redis was no master"),
+    ("loading", "a time in which redis was loading or busy and refused everybody"),
+    ("rollback", "a rollback of redis' data"),
+    ("state_lost", "a loss of redis' data"),
+    ("refused_writes", "a time in which redis refused writes"),
+    ("out_of_sight", "a time in which redis was out of our sight"),
+    ("own_gap", "a time in which we did not look"),
+    ("clock_jump", "a jump of redis' clock"),
+    ("silence_ended", "the end of a silence"),
+];
+
 impl Break {
     /// Every reason a metric can name.
-    pub const REASONS: [&'static str; 6] =
-        ["first_contact", "restart", "failover", "out_of_sight", "clock_jump", "silence_ended"];
+    pub fn reasons() -> impl Iterator<Item = &'static str> {
+        NAMES.into_iter().map(|(reason, _)| reason)
+    }
 
-    /// The name in metrics and logs; one of [`Self::REASONS`].
+    /// The name in metrics and logs; one of [`Self::reasons`].
     pub const fn reason(&self) -> &'static str {
-        match self {
-            Self::FirstContact => Self::REASONS[0],
-            Self::Restart => Self::REASONS[1],
-            Self::Failover => Self::REASONS[2],
-            Self::OutOfSight(_) => Self::REASONS[3],
-            Self::ClockJump(_) => Self::REASONS[4],
-            Self::SilenceEnded => Self::REASONS[5],
-        }
+        NAMES[self.index()].0
     }
 
     /// What happened, for a person.
     pub const fn in_words(&self) -> &'static str {
+        NAMES[self.index()].1
+    }
+
+    const fn index(&self) -> usize {
         match self {
-            Self::FirstContact => "first contact",
-            Self::Restart => "a restart of redis",
-            Self::Failover => "a failover",
-            Self::OutOfSight(_) => "a time in which redis was out of our sight",
-            Self::ClockJump(_) => "a jump of redis' clock",
-            Self::SilenceEnded => "the end of a silence",
+            Self::FirstContact => 0,
+            Self::Restart => 1,
+            Self::Failover => 2,
+            Self::RoleLost => 3,
+            Self::Loading => 4,
+            Self::Rollback => 5,
+            Self::StateLost => 6,
+            Self::RefusedWrites => 7,
+            Self::OutOfSight(_) => 8,
+            Self::OwnGap(_) => 9,
+            Self::ClockJump(_) => 10,
+            Self::SilenceEnded => 11,
+        }
+    }
+
+    /// Whether the hubs may have lost their connections by it, and need time to come back.
+    fn cost_connections(&self, timing: &Timing) -> bool {
+        match self {
+            Self::Restart | Self::Failover | Self::RoleLost | Self::Rollback | Self::StateLost => true,
+            Self::OutOfSight(gap) => *gap > timing.late_after(),
+            Self::FirstContact | Self::Loading | Self::RefusedWrites | Self::OwnGap(_) => false,
+            Self::ClockJump(_) | Self::SilenceEnded => false,
         }
     }
 }
@@ -86,11 +129,30 @@ pub struct Continuity {
     last: Option<(Identity, Now)>,
     /// A look has failed since the last one that did not.
     missed: bool,
-    /// Times between two looks with a failed one in between, of the last threshold, and when they ended.
-    outages: Vec<(Monotonic, Duration)>,
+    /// Those of the last threshold.
+    outages: Vec<Outage>,
     grace: Option<Grace>,
     reconnect: Option<Reconnect>,
+    /// What is over as soon as we see it is: the next look begins with these breaks.
+    pending: Vec<Break>,
+    /// The last canary that we read or wrote.
+    canary: Option<u64>,
+    /// Why our own last write was refused, if it was.
+    refused: Option<String>,
+    /// How many writes of anybody the server had refused by the last look.
+    refusals: Option<u64>,
 }
+
+/// A time between two looks with a failed one in between.
+#[derive(Clone, Copy, Debug)]
+struct Outage {
+    gap: Duration,
+    /// Until when it adds to others.
+    until: Monotonic,
+}
+
+/// What a grace follows that an earlier process left to us in words we do not know.
+const EARLIER: &str = "a break before this process began";
 
 /// What a single run without memory finds in place of a break.
 const YOUNG_SERVER: &str = "a start of redis less than a threshold ago";
@@ -107,7 +169,19 @@ pub struct Grace {
 impl Continuity {
     /// Nothing seen yet: the first look is a break.
     pub fn new(timing: Timing, reconnect_grace: Duration) -> Self {
-        Self { timing, reconnect_grace, last: None, missed: false, outages: Vec::new(), grace: None, reconnect: None }
+        Self {
+            timing,
+            reconnect_grace,
+            last: None,
+            missed: false,
+            outages: Vec::new(),
+            grace: None,
+            reconnect: None,
+            pending: Vec::new(),
+            canary: None,
+            refused: None,
+            refusals: None,
+        }
     }
 
     /// For a single run without the memory of an earlier one: the server's uptime at `now` stands in for what we would
@@ -123,6 +197,8 @@ impl Continuity {
         let grace = (!missing.is_zero()).then(|| Grace { after: YOUNG_SERVER, until: now.mono.plus(missing) });
         Self { last: Some((identity, now)), grace, ..Self::new(timing, reconnect_grace) }
     }
+
+    // === looks ===
 
     /// Takes in a successful look that ran from `began` to `ended` on the process `identity`; says what broke before
     /// or within it.
@@ -150,9 +226,16 @@ impl Continuity {
     }
 
     fn take_in_outage(&mut self, began: Monotonic) {
-        self.outages.retain(|(ended, _)| began.since(*ended) < self.timing.threshold);
+        self.outages.retain(|outage| began < outage.until);
         if let Some((_, last)) = self.last.as_ref().filter(|_| self.missed) {
-            self.outages.push((began, began.since(last.mono)));
+            self.outages.push(Outage { gap: began.since(last.mono), until: began.plus(self.timing.threshold) });
+        }
+    }
+
+    /// Takes in trouble that is a break as soon as it is over, which the next successful look tells.
+    pub fn suspect(&mut self, one: Break) {
+        if self.pending.iter().all(|known| known.reason() != one.reason()) {
+            self.pending.push(one);
         }
     }
 
@@ -165,10 +248,12 @@ impl Continuity {
     /// break: the threshold holds five heartbeats or more, and one late reply now and then must not stop all eviction. What
     /// the gaps with a failed look in them went beyond that distance adds up over a threshold: a ping may have met each of
     /// many short outages.
-    fn breaks_before(&self, identity: &Identity, began: Now) -> Vec<Break> {
+    fn breaks_before(&mut self, identity: &Identity, began: Now) -> Vec<Break> {
+        let mut breaks = std::mem::take(&mut self.pending);
         let Some((known, last)) = &self.last else { return vec![Break::FirstContact] };
-        let mut breaks = Vec::new();
         if identity.run_id != known.run_id {
+            // What another process counted is no news of this one.
+            breaks.retain(|one| *one != Break::RefusedWrites);
             breaks.push(Break::Restart);
         } else if identity.replication_id != known.replication_id {
             breaks.push(Break::Failover);
@@ -176,25 +261,76 @@ impl Continuity {
         let gap = began.mono.since(last.mono);
         let planned = self.timing.survey_interval();
         let beyond = |gap: Duration| gap.saturating_sub(planned);
-        let outages = || self.outages.iter().map(|(_, gap)| *gap);
-        if beyond(gap).max(outages().map(beyond).sum()) > self.timing.heartbeat_interval {
+        let outages = || self.outages.iter().map(|outage| outage.gap);
+        let lost: Duration = outages().map(beyond).sum();
+        if lost > self.timing.heartbeat_interval {
             breaks.push(Break::OutOfSight(gap.max(outages().sum())));
+        } else if beyond(gap) > self.timing.heartbeat_interval {
+            breaks.push(Break::OwnGap(gap));
         }
         breaks.extend(moved(*last, began));
         breaks
     }
+
+    // === writes ===
+
+    /// Takes in what stands where we, or another reaper, last wrote the canary. It only ever grows, so less than we know
+    /// of, or nothing, means that the data went backwards.
+    pub fn canary_read(&mut self, found: Option<u64>) {
+        match (self.canary, found) {
+            (Some(_), None) => self.suspect(Break::StateLost),
+            (Some(known), Some(found)) if found < known => self.suspect(Break::Rollback),
+            (Some(known), Some(found)) if found > known && self.refused.take().is_some() => {
+                // Ours were refused, and somebody else's are not.
+                self.suspect(Break::RefusedWrites);
+            }
+            _ => {}
+        }
+        self.canary = found;
+    }
+
+    /// Takes in that the server took our canary, and made it `value`; says what broke before.
+    pub fn canary_written(&mut self, value: u64, now: Now) -> Vec<Break> {
+        let mut breaks = Vec::new();
+        if let Some(known) = self.canary.filter(|known| value <= *known) {
+            breaks.push(if value == 1 && known > 0 { Break::StateLost } else { Break::Rollback });
+        }
+        if self.refused.take().is_some() {
+            breaks.push(Break::RefusedWrites);
+        }
+        self.canary = Some(value);
+        breaks.iter().for_each(|one| self.take_in(*one, now));
+        breaks
+    }
+
+    /// Takes in that the server refused our canary: as long as that lasts it refuses heartbeats too.
+    pub fn canary_refused(&mut self, why: impl Into<String>) {
+        self.refused = Some(why.into());
+    }
+
+    /// Why silence proves nothing right now: the server refuses writes.
+    pub fn refused(&self) -> Option<&str> {
+        self.refused.as_deref()
+    }
+
+    /// Takes in how many writes of anybody the server has refused so far; a count that fell was reset in between.
+    pub fn refusals(&mut self, count: u64) {
+        let rose = self.refusals.is_some_and(|known| count != known && count > 0);
+        self.refusals = Some(count);
+        // As long as our own are refused, the break comes at the end of that.
+        if rose && self.refused.is_none() {
+            self.suspect(Break::RefusedWrites);
+        }
+    }
+
+    // === graces ===
 
     fn take_in(&mut self, one: Break, at: Now) {
         let until = at.mono.plus(self.timing.threshold);
         if self.grace.is_none_or(|grace| grace.until <= until) {
             self.grace = Some(Grace { after: one.in_words(), until });
         }
-        let cost_connections = match one {
-            Break::Restart | Break::Failover => true,
-            Break::OutOfSight(gap) => gap > self.timing.late_after(),
-            Break::FirstContact | Break::ClockJump(_) | Break::SilenceEnded => false,
-        };
-        if cost_connections {
+        if one.cost_connections(&self.timing) {
             let reconnect =
                 Reconnect { before: at.server.plus(FUTURE_TOLERANCE), until: at.mono.plus(self.reconnect_grace) };
             self.reconnect = Some(reconnect);
@@ -215,6 +351,46 @@ impl Continuity {
     pub fn keeps(&self, last_ping: Timestamp, now: Monotonic) -> Option<Monotonic> {
         let waits = self.reconnecting(now).filter(|reconnect| last_ping < reconnect.before).map(|r| r.until);
         self.grace(now).map(|grace| grace.until).max(waits)
+    }
+
+    // === what outlives the process ===
+
+    /// What a later process has to know.
+    pub fn remember(&self, now: Now) -> memory::Sight {
+        let server = |mono| now.server_at(mono);
+        memory::Sight {
+            grace: self.grace(now.mono).map(|grace| (grace.after.to_owned(), server(grace.until))),
+            reconnect: self.reconnecting(now.mono).map(|reconnect| (reconnect.before, server(reconnect.until))),
+            outages: self.outages.iter().map(|outage| (outage.gap, server(outage.until))).collect(),
+            refusals: self.refusals,
+        }
+    }
+
+    /// Takes over the graces of an earlier process: whatever has become of the server since, they hold.
+    pub fn recall_graces(&mut self, earlier: &memory::Sight, now: Now) {
+        if let Some((after, until)) = &earlier.grace {
+            let known = NAMES.into_iter().map(|(_, words)| words).chain([YOUNG_SERVER]).find(|words| words == after);
+            let grace = Grace { after: known.unwrap_or(EARLIER), until: now.when(*until) };
+            self.grace = self.grace.filter(|own| own.until >= grace.until).or(Some(grace));
+        }
+        if let Some((before, until)) = earlier.reconnect {
+            self.reconnect = Some(Reconnect { before, until: now.when(until) });
+        }
+    }
+
+    /// Goes on from the last look of an earlier process, which saw the process `identity`, as if it had been at `now`.
+    /// In the `gap` between the two a look may have failed of which it could not tell any more: that adds to other
+    /// outages, and is no break by itself.
+    pub fn recall_look(&mut self, identity: Identity, earlier: &memory::Sight, gap: Duration, now: Now) {
+        self.last = Some((identity, now));
+        self.refusals = earlier.refusals;
+        let planned = self.timing.survey_interval();
+        // Longer ones were breaks, and end with them.
+        let outage = |gap: Duration, until| Outage { gap: gap.min(planned + self.timing.heartbeat_interval), until };
+        self.outages = earlier.outages.iter().map(|(gap, until)| outage(*gap, now.when(*until))).collect();
+        if gap > planned {
+            self.outages.push(outage(gap, now.mono.plus(self.timing.threshold)));
+        }
     }
 }
 
@@ -263,8 +439,115 @@ mod tests {
         check(seen_at(0.0), &server("b", "b"), at(30.0), &[Break::Restart], true);
         check(seen_at(0.0), &server("a", "b"), at(30.0), &[Break::Failover], true);
         check(seen_at(0.0), &same, at(60.0), &[], false);
-        check(seen_at(0.0), &same, at(60.001), &[Break::OutOfSight(Duration::from_millis(60_001))], false);
-        check(seen_at(0.0), &same, at(90.001), &[Break::OutOfSight(Duration::from_millis(90_001))], true);
+        let missed = || {
+            let mut continuity = seen_at(0.0);
+            continuity.missed();
+            continuity
+        };
+        check(missed(), &same, at(60.0), &[], false);
+        check(missed(), &same, at(60.001), &[Break::OutOfSight(Duration::from_millis(60_001))], false);
+        check(missed(), &same, at(90.001), &[Break::OutOfSight(Duration::from_millis(90_001))], true);
+        check(seen_at(0.0), &same, at(90.001), &[Break::OwnGap(Duration::from_millis(90_001))], false);
+        for (one, reconnects) in [(Break::RoleLost, true), (Break::Loading, false), (Break::RefusedWrites, false)] {
+            let mut continuity = seen_at(0.0);
+            continuity.suspect(one);
+            continuity.suspect(one);
+            check(continuity, &same, at(30.0), &[one], reconnects);
+        }
+    }
+
+    #[test]
+    fn every_break_has_its_name() {
+        let all = [
+            Break::FirstContact,
+            Break::Restart,
+            Break::Failover,
+            Break::RoleLost,
+            Break::Loading,
+            Break::Rollback,
+            Break::StateLost,
+            Break::RefusedWrites,
+            Break::OutOfSight(MINUTE),
+            Break::OwnGap(MINUTE),
+            Break::ClockJump(1),
+            Break::SilenceEnded,
+        ];
+        assert_eq!(all.map(|one| one.reason()).to_vec(), Break::reasons().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn g5_a_canary_that_is_older_or_gone_is_a_break() {
+        let same = server("a", "a");
+        let written = |value| {
+            let mut continuity = seen_at(0.0);
+            assert_eq!(continuity.canary_written(value, at(1.0)), []);
+            continuity
+        };
+        for (found, expected) in
+            [(Some(7), &[][..]), (Some(9), &[]), (Some(6), &[Break::Rollback]), (None, &[Break::StateLost])]
+        {
+            let mut continuity = written(7);
+            continuity.canary_read(found);
+            check(continuity, &same, at(30.0), expected, !expected.is_empty());
+        }
+        for (value, expected) in [(8, &[][..]), (7, &[Break::Rollback]), (1, &[Break::StateLost])] {
+            let mut continuity = written(7);
+            assert_eq!(continuity.canary_written(value, at(31.0)), expected, "lost while we surveyed");
+            assert_eq!(continuity.reconnecting(at(31.0).mono).is_some(), !expected.is_empty());
+        }
+    }
+
+    #[test]
+    fn g11_refused_writes_are_a_break_when_they_end() {
+        let mut continuity = seen_at(0.0);
+        continuity.canary_refused("OOM");
+        continuity.refusals(5);
+        continuity.refusals(9);
+        assert_eq!(continuity.looked(&server("a", "a"), at(30.0), at(30.0)), [], "not over yet");
+        assert_eq!(continuity.refused(), Some("OOM"));
+        assert_eq!(continuity.canary_written(1, at(31.0)), [Break::RefusedWrites]);
+        assert_eq!(continuity.refused(), None);
+        assert_eq!(continuity.grace(at(31.0).mono).map(|grace| grace.until), Some(at(331.0).mono));
+
+        let mut standby = seen_at(0.0);
+        standby.canary_read(Some(3));
+        standby.canary_refused("OOM");
+        standby.canary_read(Some(4));
+        check(standby, &server("a", "a"), at(30.0), &[Break::RefusedWrites], false);
+    }
+
+    #[test]
+    fn g11_writes_of_others_that_were_refused_are_a_break() {
+        for (counts, breaks) in
+            [(&[4, 4][..], false), (&[4, 5], true), (&[4, 0], false), (&[4, 1], true), (&[4], false)]
+        {
+            let mut continuity = seen_at(0.0);
+            counts.iter().for_each(|count| continuity.refusals(*count));
+            let expected: &[Break] = if breaks { &[Break::RefusedWrites] } else { &[] };
+            check(continuity, &server("a", "a"), at(30.0), expected, false);
+        }
+        let mut restarted = seen_at(0.0);
+        restarted.refusals(4);
+        restarted.refusals(1);
+        check(restarted, &server("b", "b"), at(30.0), &[Break::Restart], true);
+    }
+
+    #[test]
+    fn graces_are_handed_on_in_server_time() {
+        let mut earlier = seen_at(0.0);
+        earlier.looked(&server("b", "b"), at(30.0), at(30.0));
+        let remembered = earlier.remember(at(40.0));
+        // Another process, whose clock began ten seconds ago.
+        let now = Now { mono: Monotonic::from_start(Duration::from_secs(10)), ..at(50.0) };
+        let mut later = Continuity::new(TIMING, MINUTE);
+        later.recall_graces(&remembered, now);
+        assert_eq!(later.remember(now), remembered);
+        assert_eq!(later.grace(now.mono).map(|grace| grace.after), Some("a restart of redis"));
+
+        let mut own = seen_at(0.0);
+        own.silence_ended(at(100.0));
+        own.recall_graces(&remembered, at(100.0));
+        assert_eq!(own.grace(at(100.0).mono).map(|grace| grace.until), Some(at(400.0).mono), "the longer one holds");
     }
 
     #[test]
@@ -288,6 +571,34 @@ mod tests {
         assert_eq!(outages(150.0, 45.0, 20), [], "two in a threshold");
         assert_eq!(outages(60.0, 31.0, 100), [], "a reply that stalls now and then");
         assert_eq!(outages(100.0, 60.0, 1), [], "one is no break");
+    }
+
+    #[test]
+    fn g5_short_outages_add_up_over_a_restart_of_ours() {
+        let outage = |continuity: &mut Continuity, began: f64, seconds: f64| {
+            continuity.looked(&server("a", "a"), at(began), at(began));
+            continuity.missed();
+            continuity.looked(&server("a", "a"), at(began + seconds), at(began + seconds))
+        };
+        // 15 s beyond the distance of two looks, then a process that goes on after so long, then one more of that kind.
+        let over_a_restart = |gap: f64, again: f64| {
+            let mut earlier = seen_at(0.0);
+            assert_eq!(outage(&mut earlier, 10.0, 45.0), []);
+            let mut later = Continuity::new(TIMING, MINUTE);
+            let gap = Duration::from_secs_f64(gap);
+            later.recall_look(server("a", "a"), &earlier.remember(at(55.0)), gap, at(55.0).at(at(55.0).mono.plus(gap)));
+            let began = 55.0 + gap.as_secs_f64();
+            let first = later.looked(&server("a", "a"), at(began), at(began));
+            let seen = [first, outage(&mut later, again, 45.0)].concat();
+            seen.iter().map(Break::reason).collect::<Vec<_>>()
+        };
+        assert_eq!(over_a_restart(30.0, 85.0), [""; 0], "15 s each");
+        assert_eq!(over_a_restart(31.0, 86.0), ["out_of_sight"], "which may have hidden one more");
+        assert_eq!(over_a_restart(46.0, 350.0), ["out_of_sight"]);
+        assert_eq!(over_a_restart(31.0, 310.0), [""; 0], "the first is forgotten by then");
+        let mut alone = Continuity::new(TIMING, MINUTE);
+        alone.recall_look(server("a", "a"), &memory::Sight::default(), MINUTE * 2, at(0.0));
+        assert_eq!(alone.looked(&server("a", "a"), at(0.0), at(0.0)), [], "no break by itself");
     }
 
     #[test]

@@ -83,6 +83,11 @@ impl Now {
         Self { server, mono }
     }
 
+    /// What the server's clock shows, or showed, when ours is at `mono`.
+    pub fn server_at(self, mono: Monotonic) -> Timestamp {
+        self.server.plus(mono.since(self.mono)).minus(self.mono.since(mono))
+    }
+
     /// When our clock will show that the server's reads `time`; now, if that has passed.
     pub fn when(self, time: Timestamp) -> Monotonic {
         let ahead = time.millis_since(self.server).max(0);
@@ -161,5 +166,7 @@ mod tests {
         assert_eq!(later.server.millis(), 3_000);
         assert_eq!(now.when(Timestamp::from_millis(4_000)), Monotonic::from_start(Duration::from_secs(8)));
         assert_eq!(now.when(Timestamp::from_millis(0)), now.mono, "what has passed is due now");
+        assert_eq!(now.server_at(Monotonic::from_start(Duration::from_secs(8))).millis(), 4_000);
+        assert_eq!(now.server_at(Monotonic::from_start(Duration::from_secs(3))).millis(), -1_000);
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::duration::in_words;
 use super::entry::{Monotonic, Now, Timestamp};
+use super::memory;
 use super::staleness::Timing;
 use super::survey::Survey;
 
@@ -131,6 +132,8 @@ pub struct Lifted {
 #[derive(Clone, Copy, Debug)]
 struct Silence {
     since: Monotonic,
+    /// How long it had lasted before that, as earlier processes saw.
+    before: Duration,
     newest: Timestamp,
     small: bool,
     released: bool,
@@ -191,6 +194,42 @@ impl Guard {
     pub fn continuity_broke(&mut self, now: Monotonic) {
         if let Some(silence) = self.silence.as_mut().filter(|silence| !silence.released) {
             silence.since = now;
+            silence.before = Duration::ZERO;
+        }
+    }
+
+    /// What a later process has to know.
+    pub fn remember(&self, now: Now) -> memory::Guards {
+        memory::Guards {
+            silence: self.silence.map(|silence| memory::Silence {
+                since: now.server_at(silence.since).minus(silence.before),
+                newest: silence.newest,
+                small: silence.small,
+                released: silence.released,
+            }),
+            recent: self.recent,
+            mass_until: self.mass_until.filter(|until| now.mono < *until).map(|until| now.server_at(until)),
+        }
+    }
+
+    /// Takes over the holds of an earlier process. Only if sight was `unbroken` since then does what it had seen of a
+    /// silence count for its end.
+    pub fn recall(&mut self, earlier: &memory::Guards, unbroken: bool, now: Now) {
+        self.mass_until = earlier.mass_until.map(|until| now.when(until));
+        self.silence = earlier.silence.map(|silence| {
+            let lasted = Duration::from_millis(now.server.millis_since(silence.since).max(0).unsigned_abs());
+            let memory::Silence { newest, small, released, .. } = silence;
+            Silence {
+                since: now.mono,
+                before: if unbroken { lasted } else { Duration::ZERO },
+                newest,
+                small: small && unbroken,
+                released: released && unbroken,
+            }
+        });
+        if unbroken {
+            self.recent = earlier.recent;
+            self.recent_at = now.mono;
         }
     }
 
@@ -208,13 +247,14 @@ impl Guard {
                 // One that began out of our sight may have left nobody live: then the stale could all have been.
                 let recent = self.recent.unwrap_or(survey.live() + survey.stale).max(survey.live());
                 let small = recent < SMALL_SOURCE;
-                self.silence = Some(Silence { since: now.mono, newest, small, released: false });
+                self.silence =
+                    Some(Silence { since: now.mono, before: Duration::ZERO, newest, small, released: false });
                 Some(Change::FellSilent)
             }
             Some(known) => {
                 if newest > known.newest {
                     // Somebody pings, by a clock that is behind: no time proves that this one is at an end.
-                    *known = Silence { since: now.mono, newest, released: false, ..*known };
+                    *known = Silence { since: now.mono, before: Duration::ZERO, newest, released: false, ..*known };
                 }
                 let silence = *known;
                 let released = !silence.released && self.release_of(&silence).is_some_and(|at| now.mono >= at);
@@ -245,7 +285,7 @@ impl Guard {
     fn release_of(&self, silence: &Silence) -> Option<Monotonic> {
         let release = self.silence_release?;
         let release = if silence.small { release.min(SMALL_SILENCE) } else { release };
-        Some(silence.since.plus(release.max(self.timing.threshold * 2)))
+        Some(silence.since.plus(release.max(self.timing.threshold * 2).saturating_sub(silence.before)))
     }
 
     /// Why nothing of this source may go at `now`; none if it may.
@@ -332,6 +372,27 @@ mod tests {
             let (guard, began) = silent_after(living);
             assert_eq!(ends(&guard, began), ends_after(began), "{living:?}");
         }
+    }
+
+    #[test]
+    fn g6_what_melted_away_and_what_pings_is_handed_on() {
+        let mut guard = Guard::new(TIMING, &Settings::default(), Lifted::default());
+        let handed_on = |guard: &Guard, seconds| {
+            let mut later = Guard::new(TIMING, &Settings::default(), Lifted::default());
+            later.recall(&guard.remember(at(seconds)), true, at(seconds));
+            later
+        };
+        guard.observe(&survey(300, at(0)), at(0));
+        guard = handed_on(&guard, 30);
+        guard.observe(&survey(3, at(60)), at(60));
+        guard = handed_on(&guard, 90);
+        guard.observe(&survey(0, at(60)), at(150));
+        assert_eq!(ends(&guard, 150), Some(at(150 + 60 * MINUTE).mono), "no small source");
+
+        guard = handed_on(&guard, 50 * MINUTE);
+        guard.observe(&survey(0, at(70)), at(51 * MINUTE));
+        let hour = Some(at((51 + 60) * MINUTE).mono);
+        assert_eq!(ends(&guard, 51 * MINUTE), hour, "a clock that is behind: all the silence before proves nothing");
     }
 
     #[test]

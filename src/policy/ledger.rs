@@ -3,9 +3,12 @@
 //! The reaper feeds it with what Redis answered and does what it allows; so does the simulation, without a Redis. The
 //! rule itself is in [`rule`]; here its facts are kept, in the only order in which they may be taken in.
 
-use super::continuity::{Break, Continuity, Identity};
-use super::entry::{EntryId, Mark, Monotonic, Now};
+use std::time::Duration;
+
+use super::continuity::{Break, CLOCK_TOLERANCE, Continuity, Identity};
+use super::entry::{EntryId, Mark, Monotonic, Now, Timestamp};
 use super::guard::{self, Change, Guard, Hold, Lifted, State};
+use super::memory::{Memory, SingleRun};
 use super::outcome::Outcome;
 use super::pace::Pace;
 use super::rule::{self, Facts, Refusal};
@@ -23,8 +26,25 @@ pub struct Ledger {
     watch: Watch,
     pace: Pace,
     last: Option<LastSurvey>,
+    /// When the last survey began, if it kept every candidate and no break came since: what it does not name and is watched
+    /// later was younger by then.
+    seen_through: Option<Monotonic>,
     failing: bool,
+    /// Who may have left a memory was asked for it.
+    recalled: bool,
+    run: Run,
 }
+
+/// What kind of process this is, as far as its memory goes.
+#[derive(Clone, Copy, Debug)]
+enum Run {
+    Daemon,
+    /// A single run; nothing of it is known before its first survey.
+    Single(Option<SingleRun>),
+}
+
+/// A restart within so many survey intervals goes on where the process before it ended.
+const WARM: u32 = 3;
 
 /// What the last complete survey left behind.
 #[derive(Clone, Debug)]
@@ -33,8 +53,6 @@ struct LastSurvey {
     began: Now,
     ended: Now,
     population: u64,
-    /// Every candidate was kept, so that what is watched later was younger by then.
-    kept_all: bool,
 }
 
 /// What a survey changed.
@@ -69,13 +87,126 @@ impl Ledger {
             watch: Watch::default(),
             pace: Pace::new(settings.max_evict_rate, timing.heartbeat_interval),
             last: None,
+            seen_through: None,
             failing: false,
+            recalled: false,
+            run: Run::Daemon,
         }
     }
 
     /// For a single run: starts from this continuity instead of from a first contact.
     pub fn resume(&mut self, continuity: Continuity) {
         self.continuity = continuity;
+        self.run = Run::Single(None);
+    }
+
+    // === what outlives the process ===
+
+    /// Before the first survey, which begins at `now` on the process `identity`, is taken in: goes on from what an earlier
+    /// process left, if it left anything. Holds and graces are taken over in any case; what it had seen counts only if
+    /// this is still the server it saw, and the time in between too short to hide an outage.
+    pub fn recall(&mut self, earlier: Option<&Memory>, identity: &Identity, now: Now) {
+        if std::mem::replace(&mut self.recalled, true) {
+            return;
+        }
+        if let Run::Single(run) = &mut self.run {
+            let period = earlier.and_then(|earlier| earlier.run).map(|run| since(run.began, now));
+            *run = Some(SingleRun { began: now.server, period });
+        }
+        let Some(earlier) = earlier else { return };
+        // A clock that went back since then must not make anything last for as long as it went.
+        let then = Now { server: now.server.max(earlier.surveyed), ..now };
+        self.continuity.recall_graces(&earlier.sight, then);
+        self.watch.doubt(earlier.misdated_until.map(|until| then.when(until)));
+        let unbroken = self.goes_on(earlier, identity, now);
+        self.guard.recall(&earlier.guards, unbroken, then);
+    }
+
+    /// Takes over the sight of an earlier process; says whether it was unbroken until now.
+    fn goes_on(&mut self, earlier: &Memory, identity: &Identity, now: Now) -> bool {
+        if earlier.redefined {
+            return false;
+        }
+        let (gap, behind) = (since(earlier.surveyed, now), earlier.surveyed.millis_since(now.server));
+        let turned_back = behind > 0 && Duration::from_millis(behind.unsigned_abs()) > CLOCK_TOLERANCE;
+        if earlier.identity == *identity && !turned_back && self.is_too_long(gap, earlier, now) {
+            // A daemon has seen nothing of this time. A single run can't tell whether it was only itself that did not look.
+            if let Run::Single(_) = self.run {
+                self.continuity.suspect(Break::OutOfSight(gap));
+            }
+            return false;
+        }
+        // Between single runs nobody looks, and so no look can have failed.
+        let unseen = if let Run::Single(_) = self.run { Duration::ZERO } else { gap };
+        self.continuity.recall_look(earlier.identity.clone(), &earlier.sight, unseen, now);
+        if turned_back {
+            self.continuity.suspect(Break::ClockJump(-behind));
+        }
+        earlier.identity == *identity && !turned_back
+    }
+
+    /// Whether so long without a survey may hide an outage. Between single runs it is long by design: then a run that
+    /// comes much later than they use to tells that something kept them away.
+    fn is_too_long(&self, gap: Duration, earlier: &Memory, now: Now) -> bool {
+        if gap <= self.timing.survey_interval() * WARM {
+            return false;
+        }
+        match (self.run, earlier.run) {
+            (Run::Daemon, _) => true,
+            (Run::Single(_), Some(SingleRun { began, period: Some(period) })) => since(began, now) > period * 3 / 2,
+            (Run::Single(_), _) => gap > self.timing.threshold * 2,
+        }
+    }
+
+    /// What a later process has to know, after a survey; none before the first.
+    pub fn remember(&self) -> Option<Memory> {
+        let last = self.last.as_ref()?;
+        Some(Memory {
+            identity: last.identity.clone(),
+            redefined: false,
+            surveyed: last.ended.server,
+            run: match self.run {
+                Run::Daemon => None,
+                Run::Single(run) => run,
+            },
+            misdated_until: self.watch.misdated_until(last.ended.mono).map(|until| last.ended.server_at(until)),
+            sight: self.continuity.remember(last.ended),
+            guards: self.guard.remember(last.ended),
+        })
+    }
+
+    // === what the writes of our own state tell ===
+
+    /// Before a survey is taken in: takes in what was read of the canary when it began.
+    pub fn canary_read(&mut self, found: Option<u64>) {
+        self.continuity.canary_read(found);
+    }
+
+    /// After a survey was taken in: the canary was written, and is now `value`; says what broke before.
+    pub fn canary_written(&mut self, value: u64, now: Now) -> Vec<Break> {
+        let breaks = self.continuity.canary_written(value, now);
+        self.broke(&breaks, now.mono);
+        breaks
+    }
+
+    /// The canary was refused, so heartbeats are: holds until it is not.
+    pub fn canary_refused(&mut self, why: impl Into<String>) {
+        self.continuity.canary_refused(why);
+    }
+
+    /// Nobody knows whether the canary was written: nothing goes before another survey.
+    pub fn canary_unanswered(&mut self) {
+        self.last = None;
+    }
+
+    /// Before a survey is taken in: takes in how many writes of anybody the server has refused so far.
+    pub fn refusals(&mut self, count: u64) {
+        self.continuity.refusals(count);
+    }
+
+    /// Takes in trouble that is a break as soon as it is over.
+    pub fn suspect(&mut self, one: Break) {
+        self.continuity.suspect(one);
     }
 
     // === what is taken in ===
@@ -92,10 +223,9 @@ impl Ledger {
         }
         let candidates = std::mem::take(&mut survey.candidates);
         let kept_all = survey.unwatched == 0;
-        let previous = self.last.as_ref().filter(|last| last.kept_all && breaks.is_empty()).map(|last| last.began.mono);
-        self.watch.observe(candidates, kept_all, previous, ended, &self.timing);
-        let population = survey.population();
-        self.last = Some(LastSurvey { identity: identity.clone(), began, ended, population, kept_all });
+        self.watch.observe(candidates, kept_all, self.seen_through, ended, &self.timing);
+        self.seen_through = kept_all.then_some(began.mono);
+        self.last = Some(LastSurvey { identity: identity.clone(), began, ended, population: survey.population() });
         Learned { breaks, changes }
     }
 
@@ -126,6 +256,7 @@ impl Ledger {
     fn broke(&mut self, breaks: &[Break], now: Monotonic) {
         if !breaks.is_empty() {
             self.watch.clear();
+            self.seen_through = None;
             self.guard.continuity_broke(now);
         }
     }
@@ -289,5 +420,44 @@ impl Ledger {
     /// For a single run: takes in again what is stale; what the last survey could not keep has its turn.
     pub fn open(&mut self) {
         self.watch.open();
+    }
+}
+
+fn since(earlier: Timestamp, now: Now) -> Duration {
+    Duration::from_millis(now.server.millis_since(earlier).max(0).unsigned_abs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::memory::{Guards, Sight};
+    use super::*;
+
+    const TIMING: Timing = Timing { threshold: Duration::from_secs(300), heartbeat_interval: Duration::from_secs(30) };
+
+    /// A clock that was an hour ahead when the last process left, and is right again.
+    #[test]
+    fn what_was_left_lasts_no_longer_for_a_clock_that_went_back() {
+        let now = Now { server: Timestamp::from_millis(1_800_000_000_000), mono: Monotonic::default() };
+        let minutes = |count: u64| Duration::from_secs(60 * count);
+        let surveyed = now.server.plus(minutes(60));
+        let grace = Some(("a restart of redis".to_owned(), surveyed.plus(minutes(2))));
+        let mass_until = Some(surveyed.plus(minutes(3)));
+        let earlier = Memory {
+            identity: Identity::default(),
+            redefined: false,
+            surveyed,
+            run: None,
+            misdated_until: Some(surveyed.plus(minutes(4))),
+            sight: Sight { grace, ..Sight::default() },
+            guards: Guards { mass_until, ..Guards::default() },
+        };
+        let mut ledger = Ledger::new(TIMING, &guard::Settings::default(), Lifted::default());
+        ledger.recall(Some(&earlier), &Identity::default(), now);
+        let after = |count: u64| Some(now.mono.plus(minutes(count)));
+        assert_eq!(ledger.continuity.grace(now.mono).map(|grace| grace.until), after(2));
+        assert_eq!(ledger.guard.hold(now).and_then(|hold| hold.ends), after(3));
+        assert_eq!(ledger.watch.misdated_until(now.mono), after(4));
+        let breaks = ledger.surveyed(&Identity::default(), now, now, &mut Survey::new(TIMING)).breaks;
+        assert_eq!(breaks, [Break::ClockJump(-3_600_000)]);
     }
 }

@@ -8,6 +8,7 @@ pub mod duration;
 pub mod entry;
 pub mod guard;
 pub mod ledger;
+pub mod memory;
 pub mod outcome;
 pub mod pace;
 pub mod ping;

@@ -54,6 +54,9 @@ pub struct Facts<'a> {
 
 /// Whether the source as a whole may evict: the part of the rule that is the same for all its entries.
 pub fn decide_source(facts: &Facts<'_>, now: Now) -> Result<(), Refusal> {
+    if let Some(hold) = refused(facts) {
+        return Err(Refusal::Held(hold));
+    }
     if let Some(grace) = facts.continuity.grace(now.mono) {
         return Err(Refusal::Grace { until: grace.until });
     }
@@ -98,7 +101,17 @@ pub fn decide_watched(facts: &Facts<'_>, watched: &Watched, now: Now) -> Result<
 
 /// Why the source holds at `now`, if it does: what its state, its metric and its report say.
 pub fn hold(facts: &Facts<'_>, now: Now) -> Option<Hold> {
-    grace(facts, now.mono).or_else(|| facts.guard.hold(now)).or_else(|| slow(facts))
+    refused(facts).or_else(|| grace(facts, now.mono)).or_else(|| facts.guard.hold(now)).or_else(|| slow(facts))
+}
+
+/// Where our own writes are refused, so are heartbeats (E4): no survey proves anything until they are not.
+fn refused(facts: &Facts<'_>) -> Option<Hold> {
+    facts.continuity.refused().map(|why| Hold {
+        state: State::Blind,
+        why: format!("our own state can't be written, as heartbeats can't be then: {why}"),
+        ends: None,
+        ends_with: "a write that redis takes; then a grace, as after any break".into(),
+    })
 }
 
 /// Facts that are too old by the time a survey ends never let anything go, and nothing else would say so.

@@ -19,6 +19,8 @@ pub struct Watched {
     pub since: Monotonic,
     /// When it will have been seen for long enough (E3).
     pub confirmed: Monotonic,
+    /// It was older than it could be: its time means nothing.
+    misdated: bool,
     /// When it is to be struck, or looked at again.
     pub due: Monotonic,
     /// The reasons it was already counted as skipped for: one count a mark, not one a sweep.
@@ -31,12 +33,25 @@ pub struct Watch {
     entries: HashMap<EntryId, Watched>,
     queue: BTreeSet<(Monotonic, EntryId)>,
     closed: bool,
+    /// As an earlier process left it: which entries it was about we can't know any more.
+    doubted_until: Option<Monotonic>,
 }
 
 impl Watch {
+    /// Takes over from an earlier process until when it kept entries that were older than they could be.
+    pub fn doubt(&mut self, until: Option<Monotonic>) {
+        self.doubted_until = until;
+    }
+
+    /// Until when entries are kept that were older than they could be; none at `now` if there are none.
+    pub fn misdated_until(&self, now: Monotonic) -> Option<Monotonic> {
+        let ours = self.entries.values().filter(|watched| watched.misdated).map(|watched| watched.confirmed);
+        ours.chain(self.doubted_until).filter(|until| now < *until).max()
+    }
+
     /// Takes in the candidates of a survey that ended at `now`. Those it no longer names have pinged or gone; unless it
-    /// could not keep them all. `previous` is when the survey before it began, if
-    /// that one kept all and no break came between.
+    /// could not keep them all. `previous` is when the survey before it began, if that one kept all and no break
+    /// came between.
     pub fn observe(
         &mut self,
         candidates: Vec<Candidate>,
@@ -72,11 +87,16 @@ impl Watch {
                     let honest = candidate.seen.since(*previous) + unwatched + CLOCK_TOLERANCE;
                     age(&candidate, now) > honest
                 });
+                let kept_until = match previous {
+                    None => self.doubted_until,
+                    Some(_) => written_since.map(|at| at.plus(timing.threshold)),
+                };
                 let confirmed = candidate.seen.plus(timing.confirm_for());
-                let confirmed = confirmed.max(written_since.map_or(confirmed, |at| at.plus(timing.threshold)));
+                let misdated = kept_until.is_some_and(|until| confirmed < until);
+                let confirmed = confirmed.max(kept_until.unwrap_or_default());
                 let due = stale_at.max(confirmed);
                 let Candidate { id, mark, last_ping, seen: since } = candidate;
-                self.put(id, Watched { mark, last_ping, since, confirmed, due, counted: 0 });
+                self.put(id, Watched { mark, last_ping, since, confirmed, misdated, due, counted: 0 });
             }
         }
     }
@@ -251,6 +271,25 @@ mod tests {
         let mut watch = watching(vec![candidate("a", 185, at(0))], at(0));
         watch.observe(vec![candidate("a", 190, at(30))], true, Some(at(0).mono), at(30), &TIMING);
         assert_eq!(watch.next_due(), Some(at(300).mono));
+    }
+
+    #[test]
+    fn g4_a_restart_of_ours_does_not_believe_a_clock_that_is_behind() {
+        let mut earlier = watching(Vec::new(), at(0));
+        earlier.observe(vec![candidate("a", 400, at(0))], true, None, at(0), &TIMING);
+        assert_eq!(earlier.misdated_until(at(0).mono), None, "it may well be so old");
+        earlier.observe(vec![candidate("a", 400, at(30))], true, Some(at(0).mono), at(30), &TIMING);
+        let until = earlier.misdated_until(at(30).mono);
+        assert_eq!(until, Some(at(300).mono));
+
+        let mut later = Watch::default();
+        later.doubt(until);
+        later.observe(vec![candidate("a", 430, at(60))], true, None, at(60), &TIMING);
+        assert_eq!(later.next_due(), Some(at(300).mono), "whichever it was");
+        assert_eq!(later.misdated_until(at(60).mono), until, "for the next one");
+        later.observe(vec![candidate("b", 200, at(90))], true, Some(at(60).mono), at(90), &TIMING);
+        assert_eq!(later.get(&id("b")).map(|watched| watched.confirmed), Some(at(180).mono), "seen to come");
+        assert_eq!(later.misdated_until(at(300).mono), None);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::policy::guard::{Change, Hold, State};
 use crate::policy::outcome::{Notified, Outcomes};
 use crate::policy::staleness::Timing;
 use crate::policy::survey::Survey;
-use crate::store::error::Error;
+use crate::store::error::{Error, Kind};
 use crate::store::naming::Naming;
 
 /// Which of the two verbs a report is about.
@@ -57,6 +57,8 @@ pub struct Report {
     pub hold: Option<Hold>,
     /// Continuity breaks that it found.
     pub breaks: Vec<Break>,
+    /// With what kind of error our own state was refused after a survey, if it was.
+    pub canary_refused: Option<Kind>,
     /// What it changed about the guards.
     pub changes: Vec<Change>,
     /// What became of the entries it struck.
@@ -86,6 +88,7 @@ impl Report {
             state: State::Normal,
             hold: None,
             breaks: Vec::new(),
+            canary_refused: None,
             changes: Vec::new(),
             outcomes: Outcomes::default(),
             lags: Vec::new(),

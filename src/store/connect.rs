@@ -13,7 +13,7 @@ use redis::aio::ConnectionLike;
 use super::dial::{self, Open};
 use super::error::{Error, Kind};
 use super::reply::{self, Unexpected};
-use super::standing::{Refusals, Standing, Tracker};
+use super::standing::{self, Refusals, Standing, Tracker};
 use super::status::{Certificate, Failure, Purpose, Role, ServerInfo, Status};
 use super::tls;
 use crate::clock::Clock;
@@ -108,6 +108,8 @@ impl fmt::Debug for Password {
     }
 }
 
+const ASKING: &str = "asking who is there";
+
 /// One supervised connection to one database of one master.
 ///
 /// The client's own managers stay broken after a refused login, keep a socket that only times out, and go on writing
@@ -126,7 +128,6 @@ struct Dialled {
     live: Option<Arc<Live>>,
     failures: u32,
     refused: Option<(Monotonic, Error)>,
-    count: u64,
 }
 
 /// The connections of a process: one for each database in use, all to the same server.
@@ -173,6 +174,7 @@ impl Links {
 #[derive(Debug)]
 pub(super) struct Live {
     open: Open,
+    /// Tells it from every other connection, those of earlier processes too.
     number: u64,
     /// Set by whoever finds that it can't be trusted. A flag and no lock: the greeting is part of a dial, and may find so.
     dropped: AtomicBool,
@@ -197,6 +199,8 @@ pub struct Health {
     pub now: Now,
     /// How long it has been running by its own wall clock; unknown where `INFO` is denied.
     pub uptime: Option<Duration>,
+    /// How many writes of anybody it has refused, since its start or the last reset; unknown where `INFO` is denied.
+    pub refusals: Option<u64>,
 }
 
 impl Link {
@@ -258,12 +262,11 @@ impl Link {
         {
             return Err(error.clone());
         }
-        dialled.count += 1;
         let began = self.clock.now();
-        match self.dial(dialled.count).await {
+        match self.dial().await {
             Ok(live) => {
                 let live = Arc::new(live);
-                *dialled = Dialled { live: Some(Arc::clone(&live)), count: dialled.count, ..Default::default() };
+                *dialled = Dialled { live: Some(Arc::clone(&live)), ..Default::default() };
                 Ok(live)
             }
             Err(error) => {
@@ -277,7 +280,7 @@ impl Link {
         }
     }
 
-    async fn dial(&self, number: u64) -> Result<Live, Error> {
+    async fn dial(&self) -> Result<Live, Error> {
         let open = dial::dial(&self.settings).await?;
         {
             let mut status = self.locked_status();
@@ -285,6 +288,7 @@ impl Link {
             status.certificates = open.certificates;
         }
         let dropped = AtomicBool::new(false);
+        let number = fastrand::u64(..);
         let mut live = Live { open, number, dropped, identity: Identity::default(), lua_header: true };
         let greeting = self.greet(&live).await?;
         live.identity = greeting.health.identity;
@@ -300,12 +304,39 @@ impl Link {
         if health.identity == live.identity {
             return Ok(health);
         }
+        Err(self.failed_over(live, ASKING))
+    }
+
+    /// Asks, right before a strike, whether it is still the master it was when we dialled: demotion and promotion leave
+    /// connections and their run id alone. Where `INFO` is denied, nobody can tell.
+    pub(super) async fn unchanged(&self, live: &Live) -> Result<(), Error> {
+        let mut commands = redis::pipe();
+        commands.cmd("INFO").arg("replication");
+        let [told] = self.exactly(ASKING, self.ask(live, Purpose::Info, ASKING, &commands).await?)?;
+        let Some(facts) = info(told) else { return Ok(()) };
+        self.is_master(live, &facts)?;
+        if facts.get("master_replid").is_none_or(|id| *id == live.identity.replication_id) {
+            return Ok(());
+        }
+        Err(self.failed_over(live, ASKING))
+    }
+
+    fn failed_over(&self, live: &Live, doing: &str) -> Error {
         live.give_up();
-        Err(self.error(Kind::Other, "asking who is there", "the server failed over since we connected"))
+        self.error(Kind::Other, doing, "the server failed over since we connected")
+    }
+
+    fn is_master(&self, live: &Live, facts: &HashMap<String, String>) -> Result<(), Error> {
+        let Some(role) = facts.get("role").filter(|role| *role != "master") else { return Ok(()) };
+        live.give_up();
+        let error = self.error(Kind::ReadOnly, ASKING, format!("its role is {role}, not master"));
+        let now = self.clock.now();
+        self.tracker().failed(now, now, &error);
+        Err(error)
     }
 
     async fn greet(&self, live: &Live) -> Result<Greeting, Error> {
-        let doing = "asking who is there";
+        let doing = ASKING;
         let mut commands = redis::pipe();
         commands.cmd("TIME");
         // The default sections: before Redis 7 it takes one section or these, and all of them are a few kilobytes.
@@ -317,21 +348,12 @@ impl Link {
         let told = info(told);
         let refusals = told.as_ref().map(Refusals::read);
         // INFO denied: we can't tell one process from the next, so every connection counts as another.
+        let counted = told.as_ref().map(standing::refused_writes);
         let facts =
-            told.unwrap_or_else(|| HashMap::from([("run_id".to_owned(), format!("connection {}", live.number))]));
-        let greeting = Greeting::read(&facts, now);
-        match facts.get("role").map(String::as_str) {
-            None | Some("master") => {
-                self.tracker().looked(refusals, now.mono);
-                Ok(greeting)
-            }
-            Some(role) => {
-                live.give_up();
-                let error = self.error(Kind::ReadOnly, doing, format!("its role is {role}, not master"));
-                self.tracker().failed(now.mono, now.mono, &error);
-                Err(error)
-            }
-        }
+            told.unwrap_or_else(|| HashMap::from([("run_id".to_owned(), format!("connection {:016x}", live.number))]));
+        self.is_master(live, &facts)?;
+        self.tracker().looked(refusals, now.mono);
+        Ok(Greeting::read(&facts, now, counted))
     }
 
     /// Sends commands in one go and waits for all the replies. An error reply of a single command is left in its
@@ -449,7 +471,7 @@ struct Greeting {
 }
 
 impl Greeting {
-    fn read(facts: &HashMap<String, String>, now: Now) -> Self {
+    fn read(facts: &HashMap<String, String>, now: Now, refusals: Option<u64>) -> Self {
         let fact = |name: &str| facts.get(name).cloned();
         let identity = Identity {
             run_id: fact("run_id").unwrap_or_default(),
@@ -458,6 +480,10 @@ impl Greeting {
         let uptime = fact("uptime_in_seconds").and_then(|text| text.parse().ok()).map(Duration::from_secs);
         let server = server_of(facts);
         let major = fact("redis_version").and_then(|version| version.split('.').next()?.parse::<u32>().ok());
-        Self { health: Health { identity, now, uptime }, server, lua_header: major.is_none_or(|major| major >= 7) }
+        Self {
+            health: Health { identity, now, uptime, refusals },
+            server,
+            lua_header: major.is_none_or(|major| major >= 7),
+        }
     }
 }

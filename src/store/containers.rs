@@ -10,11 +10,11 @@ use std::ops::ControlFlow;
 use redis::Value;
 
 use super::error::{Error, Kind};
-use super::evict::OWN_PREFIX;
 use super::reply::{self, is_wrong_type};
 use super::scan::{self, PageSize};
 use super::status::Purpose;
 use super::{Reading, Surveying, Taker, hash, zset};
+use crate::language::action::OWN_PREFIX;
 use crate::language::source::Kind as Layout;
 use crate::policy::entry::{Bytes, Now};
 

@@ -49,6 +49,10 @@ impl Kind {
         Self::Other,
     ];
 
+    /// The kinds with which a server answers what it refuses.
+    pub const REFUSALS: [Self; 6] =
+        [Self::ReadOnly, Self::Loading, Self::Permission, Self::WrongType, Self::Oom, Self::Other];
+
     /// The name in metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -157,6 +161,17 @@ impl Error {
     /// Takes an error of the client apart.
     pub(super) fn of(error: &RedisError, doing: impl Into<String>, server: impl fmt::Display) -> Self {
         Self::new(kind_of(error), doing, server, detail_of(error))
+    }
+
+    /// Whether the server was there and refused; else nobody knows what became of the request.
+    pub fn is_refusal(&self) -> bool {
+        Kind::REFUSALS.contains(&self.kind)
+    }
+
+    /// Whether it is a master that refuses writes for want of memory, a disk or replicas.
+    pub fn is_of_writes(&self) -> bool {
+        let code = self.detail.split(' ').next().unwrap_or_default();
+        self.kind == Kind::Oom || matches!(code, "MISCONF" | "NOREPLICAS")
     }
 
     /// What Redis or the network said.

@@ -11,7 +11,7 @@ use super::error::{Error, Kind};
 use super::notify::{Notice, Word, rfc3339};
 use super::reply;
 use super::status::Purpose;
-use crate::language::action::Verb;
+use crate::language::action::{OWN_PREFIX, Verb};
 use crate::policy::entry::{Bytes, EntryId, Now, Timestamp};
 use crate::policy::outcome::{Blocked, Notified, Outcome};
 
@@ -24,9 +24,6 @@ const MAX_OPERATIONS: usize = 500;
 
 /// So much evidence costs as much as an operation: it is sent, read and compared.
 const BYTES_AN_OPERATION: usize = 4_096;
-
-/// Keys under this prefix are the reaper's own: never an entry, never a companion.
-pub(super) const OWN_PREFIX: &[u8] = b"presence-reaper:";
 
 const DOING: &str = "evicting";
 

@@ -9,11 +9,11 @@ use redis::Value;
 
 use super::connect::{Link, Live};
 use super::error::{Error, Kind};
-use super::evict::OWN_PREFIX;
 use super::own::{self, Own};
 use super::scan::{MAX_PAGES, PageSize};
 use super::status::Purpose;
 use super::{Found, Reading, Taker, reply};
+use crate::language::action::OWN_PREFIX;
 use crate::language::pattern::Pattern;
 use crate::language::source::{LastPing, Source};
 use crate::policy::entry::{Bytes, EntryId, Now};

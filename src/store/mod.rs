@@ -13,10 +13,12 @@ use error::{Error, Kind};
 use evict::{Evicted, Prepared};
 use naming::Naming;
 use own::Own;
+use state::{Keeper, Kept};
 
 use crate::language::source::{Container, Source};
 use crate::policy::continuity::Identity;
 use crate::policy::entry::{EntryId, Mark, Now};
+use crate::policy::memory::Memory;
 use crate::policy::ping::Unreadable;
 use crate::policy::staleness::Timing;
 use crate::policy::survey::{Judged, Survey};
@@ -40,6 +42,7 @@ pub mod rights;
 pub mod sample;
 mod scan;
 pub mod standing;
+pub mod state;
 pub mod status;
 pub mod tls;
 mod zset;
@@ -52,6 +55,8 @@ pub struct Store {
     timing: Timing,
     naming: Naming,
     max_keys: u32,
+    /// Where we keep our own state; nowhere in a dry run.
+    keeper: Option<Arc<Keeper>>,
 }
 
 /// A whole survey, and the process it was read from.
@@ -65,6 +70,10 @@ pub struct Surveyed {
     pub ended: Now,
     /// What it saw.
     pub survey: Survey,
+    /// How many writes of anybody the server had refused by then; unknown where `INFO` is denied.
+    pub refusals: Option<u64>,
+    /// What was kept of our own state when it began, or why that could not be read; none where nothing is kept.
+    pub kept: Option<Result<Kept, Error>>,
 }
 
 /// Entries re-read right before a strike.
@@ -108,13 +117,19 @@ impl Store {
     /// A source as it is found through `link`; of more than `max_keys` containers there is no survey.
     pub fn new(link: Arc<Link>, source: Arc<Source>, timing: Timing, max_keys: u32) -> Self {
         let naming = Naming::new(Arc::clone(&source), None);
-        Self { link, source, timing, naming, max_keys }
+        Self { link, source, timing, naming, max_keys, keeper: None }
     }
 
     /// The same, with the ids of its entries hidden where people or programs read of them, if they are to be.
     #[must_use]
     pub fn redacted(self, redaction: Option<Arc<Redaction>>) -> Self {
         Self { naming: Naming::new(Arc::clone(&self.source), redaction), ..self }
+    }
+
+    /// The same, keeping our own state beside the entries: whatever writes at all does.
+    #[must_use]
+    pub fn keeping_state(self) -> Self {
+        Self { keeper: Some(Arc::new(Keeper::of(&self.source, &self.timing))), ..self }
     }
 
     /// The source.
@@ -147,7 +162,9 @@ impl Store {
     /// Whatever kept it from being read to the end, or a server that changed in the middle.
     pub async fn survey(&self, ask: &Ask) -> Result<Surveyed, Error> {
         let live = &*self.link.live().await?;
-        let before = self.link.health(live).await?;
+        // Both are on their way at once.
+        let (before, kept) = tokio::join!(self.link.health(live), self.read_state(live));
+        let before = before?;
         let reading = self.reading(live, "surveying");
         let mut into = Surveying { store: self, ask, survey: Survey::wanting(self.timing, ask.wanted) };
         match &self.source.container {
@@ -161,7 +178,22 @@ impl Store {
             }
         }
         let after = self.link.health(live).await?;
-        Ok(Surveyed { identity: after.identity, began: before.now, ended: after.now, survey: into.survey })
+        let (identity, began, ended) = (after.identity, before.now, after.now);
+        Ok(Surveyed { identity, began, ended, survey: into.survey, refusals: after.refusals, kept })
+    }
+
+    async fn read_state(&self, live: &Live) -> Option<Result<Kept, Error>> {
+        Some(self.keeper.as_ref()?.read(&self.link, live).await)
+    }
+
+    /// Counts the canary up and keeps what a later process has to know; returns the canary, or none in a dry run.
+    ///
+    /// # Errors
+    /// The server refuses it, or did not answer.
+    pub async fn keep(&self, memory: &Memory) -> Result<Option<u64>, Error> {
+        let Some(keeper) = &self.keeper else { return Ok(None) };
+        let live = self.link.live().await?;
+        keeper.write(&self.link, &live, memory).await.map(Some)
     }
 
     /// Re-reads entries of the source; at most a few hundred at a time.
@@ -171,11 +203,17 @@ impl Store {
     pub async fn look(&self, ids: &[EntryId]) -> Result<Looked, Error> {
         let (link, source) = (&*self.link, &*self.source);
         let live = link.live().await?;
-        let (now, found) = match &source.container {
-            Container::Zset(_) => zset::look(link, &live, source, ids).await?,
-            Container::Hash(_) => hash::look(link, &live, source, ids).await?,
-            Container::Keys(_) => keys::look(link, &live, source, ids).await?,
+        let found = async {
+            match &source.container {
+                Container::Zset(_) => zset::look(link, &live, source, ids).await,
+                Container::Hash(_) => hash::look(link, &live, source, ids).await,
+                Container::Keys(_) => keys::look(link, &live, source, ids).await,
+            }
         };
+        // Both are on their way at once, on one connection and so in this order.
+        let (unchanged, found) = tokio::join!(link.unchanged(&live), found);
+        unchanged?;
+        let (now, found) = found?;
         Ok(Looked { identity: live.identity.clone(), now, found })
     }
 

@@ -3,7 +3,7 @@
 //! The one list: whoever sends a command that does not stand here sees a test fail, for the tests run under the user
 //! that is made from it.
 
-use crate::language::action::Verb;
+use crate::language::action::{OWN_PREFIX, Verb};
 use crate::language::notify::{Notification, Target};
 use crate::language::source::{Container, Source};
 use crate::language::template::{Layout, Ref, Template};
@@ -55,6 +55,10 @@ const fn reads(name: &'static str, behind: &'static [&'static str]) -> Command {
     Command { name, kind: Kind::Reads, behind }
 }
 
+const fn changes(name: &'static str, behind: &'static [&'static str]) -> Command {
+    Command { name, kind: Kind::Writes, behind }
+}
+
 const TIME: Command = reads("TIME", &[]);
 const INFO: Command = reads("INFO", &[]);
 const SELECT: Command = reads("SELECT", &["1"]);
@@ -72,8 +76,11 @@ const ZCOUNT: Command = reads("ZCOUNT", &["0", "0"]);
 const ZRANGE: Command = reads("ZRANGE", &["0", "0"]);
 const ZRANGEBYSCORE: Command = reads("ZRANGEBYSCORE", &["0", "0"]);
 const ZREVRANGEBYSCORE: Command = reads("ZREVRANGEBYSCORE", &["0", "0"]);
-const PUBLISH: Command = Command { name: "PUBLISH", kind: Kind::Writes, behind: &["message"] };
-const XADD: Command = Command { name: "XADD", kind: Kind::Writes, behind: &["*", "field", "value"] };
+const PUBLISH: Command = changes("PUBLISH", &["message"]);
+const XADD: Command = changes("XADD", &["*", "field", "value"]);
+const HSET: Command = changes("HSET", &["field", "value"]);
+const HINCRBY: Command = changes("HINCRBY", &["field", "1"]);
+const PEXPIRE: Command = changes("PEXPIRE", &["1"]);
 const SCRIPTS: [Command; 2] = [
     Command { name: "EVALSHA", kind: Kind::Script, behind: &[] },
     Command { name: "EVAL", kind: Kind::Script, behind: &[] },
@@ -87,7 +94,7 @@ const fn writes(verb: Verb) -> Command {
         Verb::Unlink => &[],
         Verb::Srem | Verb::Zrem | Verb::Hdel => &["member"],
     };
-    Command { name: verb.as_str(), kind: Kind::Writes, behind }
+    changes(verb.as_str(), behind)
 }
 
 // === what is needed ===
@@ -173,7 +180,12 @@ fn of_striking(source: &Source) -> Vec<Right> {
     touched.sort();
     touched.dedup();
     let scripts = SCRIPTS.map(|command| Right { command, on: On::Keys(touched.clone()) });
-    scripts.into_iter().chain(called).collect()
+    scripts.into_iter().chain(called).chain(of_our_own()).collect()
+}
+
+/// What keeps our own state.
+fn of_our_own() -> impl Iterator<Item = Right> {
+    [HMGET, HINCRBY, HSET, PEXPIRE].into_iter().map(|command| Right::on(command, [OWN_PREFIX, b"*"].concat()))
 }
 
 /// What the script does with entries and their containers.

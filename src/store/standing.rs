@@ -105,6 +105,16 @@ impl Memory {
     }
 }
 
+/// Refused writes of anybody since the start or the last reset; those to a replica too, which this server may have been.
+pub(super) fn refused_writes(facts: &HashMap<String, String>) -> u64 {
+    COUNTED.iter().chain(&["READONLY"]).filter_map(|code| refused(facts, code)).sum()
+}
+
+fn refused(facts: &HashMap<String, String>, code: &str) -> Option<u64> {
+    let counted = facts.get(&format!("errorstat_{code}"))?;
+    counted.strip_prefix("count=")?.split(',').next()?.parse().ok()
+}
+
 impl Refusals {
     pub(super) fn read(facts: &HashMap<String, String>) -> Self {
         let is = |name: &str, value: &str| facts.get(name).is_some_and(|found| found == value);
@@ -114,10 +124,6 @@ impl Refusals {
             let used = number("used_memory")?.saturating_sub(number("mem_not_counted_for_evict").unwrap_or(0));
             Some(Memory { used, limit: number("maxmemory")?, policy: facts.get("maxmemory_policy")?.clone() })
         };
-        let refused = |code: &str| {
-            let counted = facts.get(&format!("errorstat_{code}"))?;
-            counted.strip_prefix("count=")?.split(',').next()?.parse().ok()
-        };
         Self {
             run_id: facts.get("run_id").cloned().unwrap_or_default(),
             loading: is("loading", "1"),
@@ -125,7 +131,7 @@ impl Refusals {
             append_only_failed: is("aof_enabled", "1") && is("aof_last_write_status", "err"),
             snapshot_failed: is("rdb_last_bgsave_status", "err"),
             good_replicas: number("min_slaves_good_slaves"),
-            refused: COUNTED.map(|code| refused(code).unwrap_or(0)),
+            refused: COUNTED.map(|code| refused(facts, code).unwrap_or(0)),
         }
     }
 

@@ -15,11 +15,13 @@ pub enum Purpose {
     Read,
     /// An eviction script.
     Evict,
+    /// Our own state.
+    State,
 }
 
 impl Purpose {
     /// Every purpose, in the order of [`Self::index`].
-    pub const ALL: [Self; 4] = [Self::Info, Self::Scan, Self::Read, Self::Evict];
+    pub const ALL: [Self; 5] = [Self::Info, Self::Scan, Self::Read, Self::Evict, Self::State];
 
     /// The name in metrics.
     pub const fn as_str(self) -> &'static str {
@@ -28,6 +30,7 @@ impl Purpose {
             Self::Scan => "scan",
             Self::Read => "read",
             Self::Evict => "evict",
+            Self::State => "state",
         }
     }
 

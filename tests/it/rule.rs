@@ -6,6 +6,7 @@
 mod clocks;
 mod living;
 mod local_time;
+mod memory;
 mod once;
 mod outage;
 mod pace;

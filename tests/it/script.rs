@@ -480,6 +480,21 @@ for_each_server! {
         }
     }
 
+    /// A server that was demoted and promoted again between survey and strike: a look on the same connection sees it.
+    async fn g5_a_look_sees_a_failover_since_the_dial(server: Server) {
+        let mut client = server.client().await;
+        let edge = Edge::on(&server, source(Layout::Zset));
+        let ids = put_aged(&mut client, Layout::Zset, &[OLD]).await;
+        let before = edge.look(&ids).await;
+        run(&mut client, &["REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"]).await;
+
+        let error = within(edge.store.look(&ids)).await.map(|_| ()).expect_err("another history of the data");
+
+        assert!(error.to_string().contains("the server failed over since we connected"), "{error}");
+        assert_ne!(edge.look(&ids).await.identity, before.identity);
+        assert!(stands(&mut client, &ids[0]).await);
+    }
+
     /// A server that lost its disk refuses writes too.
     async fn g11_a_server_without_its_disk_refuses_the_strike(server: Server) {
         let mut client = server.client().await;

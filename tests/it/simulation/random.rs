@@ -32,7 +32,7 @@ enum Trouble {
     ReaperCut { lasts: Ms },
     ReaperStops { lasts: Ms },
     ReaperSleeps { lasts: Ms },
-    ReaperRestarts,
+    ReaperRestarts { away: Ms, up: Ms, times: u64 },
     LostReplies { lasts: Ms },
 }
 
@@ -79,7 +79,11 @@ fn trouble() -> impl Strategy<Value = Trouble> {
         lasting(20 * MINUTE).prop_map(|lasts| Trouble::ReaperCut { lasts }),
         lasting(20 * MINUTE).prop_map(|lasts| Trouble::ReaperStops { lasts }),
         lasting(20 * MINUTE).prop_map(|lasts| Trouble::ReaperSleeps { lasts }),
-        Just(Trouble::ReaperRestarts),
+        (0..2 * MINUTE, SECOND..6 * MINUTE, 1..10_u64).prop_map(|(away, up, times)| Trouble::ReaperRestarts {
+            away,
+            up,
+            times
+        }),
         lasting(20 * MINUTE).prop_map(|lasts| Trouble::LostReplies { lasts }),
     ]
 }
@@ -171,7 +175,12 @@ impl History {
             }
             Trouble::ReaperStops { lasts } => add(at, Fault::ReaperStops(lasts)),
             Trouble::ReaperSleeps { lasts } => add(at, Fault::ReaperSleeps(lasts)),
-            Trouble::ReaperRestarts => add(at, Fault::ReaperRestarts),
+            Trouble::ReaperRestarts { away, up, times } => {
+                for n in 0..times {
+                    add(at + n * (away + up), Fault::ReaperStops(away));
+                    add(at + n * (away + up), Fault::ReaperRestarts);
+                }
+            }
             Trouble::LostReplies { lasts } => {
                 add(at, Fault::LoseReplies(true));
                 add(at + lasts, Fault::LoseReplies(false));

@@ -6,6 +6,7 @@ use std::time::Duration;
 use presence_reaper::policy::entry::{EntryId, Monotonic, Now};
 use presence_reaper::policy::guard::{self, Hold, Lifted};
 use presence_reaper::policy::ledger::Ledger;
+use presence_reaper::policy::memory::Memory;
 use presence_reaper::policy::outcome::{Blocked, Outcome};
 use presence_reaper::policy::pace::Shared;
 use presence_reaper::policy::schedule;
@@ -28,6 +29,9 @@ pub(super) struct Latency {
     /// From a re-read to the script.
     pub(super) strike: Ms,
 }
+
+/// A process that begins within so many survey intervals goes on where the last one was.
+const WARM: Ms = 3;
 
 /// What was true when a survey ended, and what it saw.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +69,8 @@ pub(super) struct Reaper {
     next_survey: Monotonic,
     failures: u32,
     restarts: u32,
+    /// What it keeps in Redis for the next process, and since when.
+    kept: Option<(Ms, Memory)>,
     /// Its complete surveys since it started.
     pub(super) seen: Vec<Seen>,
 }
@@ -79,8 +85,19 @@ impl Reaper {
             next_survey: world.mono(),
             failures: 0,
             restarts: world.reaper_restarts,
+            kept: None,
             seen: Vec::new(),
         }
+    }
+
+    /// Another process, which goes on where this one was, if it can. What this one saw counts only then.
+    fn follow(&mut self, world: &World) {
+        let warm = WARM * u64::try_from(TIMING.survey_interval().as_millis()).unwrap();
+        let (kept, mut seen) = (self.kept.take(), std::mem::take(&mut self.seen));
+        if kept.as_ref().is_none_or(|(at, _)| world.now() - at > warm) {
+            seen.clear();
+        }
+        *self = Self { kept, seen, ..Self::start(world, self.latency) };
     }
 
     /// Why it holds, if it does.
@@ -97,7 +114,11 @@ impl Reaper {
         let chance = world.chance();
         match surveyed {
             Some(Surveyed { identity, began: began_now, ended, mut survey }) => {
+                self.ledger.recall(self.kept.as_ref().map(|(_, memory)| memory), &identity, began_now);
                 self.ledger.surveyed(&identity, began_now, ended, &mut survey);
+                if !world.refuses_writes() {
+                    self.kept = self.ledger.remember().map(|memory| (world.now(), memory));
+                }
                 let silent_at_last = world.silent_for();
                 self.seen.push(Seen {
                     at: world.now(),
@@ -204,7 +225,7 @@ impl Reaper {
 impl Evictor for Reaper {
     fn turn(&mut self, world: &mut World) {
         if self.restarts != world.reaper_restarts {
-            *self = Self::start(world, self.latency);
+            self.follow(world);
         }
         let now = world.mono();
         let strike = self.ledger.next_strike(now, self.shared.frees_at(now));

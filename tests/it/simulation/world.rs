@@ -371,6 +371,10 @@ impl World {
         self.epochs.push(next);
     }
 
+    pub(super) fn refuses_writes(&self) -> bool {
+        self.conditions().refuses_writes
+    }
+
     fn conditions(&self) -> &Conditions {
         self.epochs.last().unwrap()
     }
@@ -462,7 +466,7 @@ impl World {
         read_at: Now,
     ) -> Option<Vec<Answer>> {
         self.read_time().filter(|_| self.identity() == *identity)?;
-        if self.conditions().refuses_writes {
+        if self.refuses_writes() {
             return Some(vec![Answer::Refused; struck.len()]);
         }
         let since = self.server_time() - read_at.server.millis();

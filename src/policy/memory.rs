@@ -1,0 +1,75 @@
+//! What outlives a process: enough for the next one to go on as if there had been no restart, or to hold because
+//! something happened in between (a *warm start*).
+//!
+//! Every time in it is server time. It is kept in the very data it is about: a server that lost or rolled back its data
+//! lost or rolled back this too, and is another process besides, so it can't pass for one that did not.
+
+use std::time::Duration;
+
+use super::continuity::Identity;
+use super::entry::Timestamp;
+
+/// What one process knew of one source when it last surveyed it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// The server it saw.
+    pub identity: Identity,
+    /// What makes an entry stale was set otherwise than it is now: what it saw proves nothing of today's entries.
+    pub redefined: bool,
+    /// When its last survey ended.
+    pub surveyed: Timestamp,
+    /// The single run that this was; none of a daemon.
+    pub run: Option<SingleRun>,
+    /// Until when entries are kept that a clock which is behind seems to have dated.
+    pub misdated_until: Option<Timestamp>,
+    /// Graces, outages and refused writes.
+    pub sight: Sight,
+    /// Holds.
+    pub guards: Guards,
+}
+
+/// When a single run was, and how regularly they come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SingleRun {
+    /// When its first survey began.
+    pub began: Timestamp,
+    /// How long after the run before it.
+    pub period: Option<Duration>,
+}
+
+/// What followed from the breaks so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sight {
+    /// What the grace follows, and until when it keeps everything.
+    pub grace: Option<(String, Timestamp)>,
+    /// Entries last heard before the first wait until the second.
+    pub reconnect: Option<(Timestamp, Timestamp)>,
+    /// Outages that add up with later ones: how long each kept looks away, and until when it counts.
+    pub outages: Vec<(Duration, Timestamp)>,
+    /// How many writes of anybody the server had refused.
+    pub refusals: Option<u64>,
+}
+
+/// Why the guards hold, or will not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Guards {
+    /// The silence, if nobody pinged.
+    pub silence: Option<Silence>,
+    /// Live entries when somebody was last heard.
+    pub recent: Option<u64>,
+    /// Until when a mass is latched.
+    pub mass_until: Option<Timestamp>,
+}
+
+/// A silence that outlives a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Silence {
+    /// Since when it has been seen without a break.
+    pub since: Timestamp,
+    /// The newest ping before it.
+    pub newest: Timestamp,
+    /// Few were recent when it began.
+    pub small: bool,
+    /// It was released by time.
+    pub released: bool,
+}

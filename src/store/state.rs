@@ -1,0 +1,323 @@
+//! What we keep of ourselves in Redis, in the very database it is about: the canary, and what the next process has to
+//! know. One hash a source.
+//!
+//! The canary is a counter. It is read when a survey begins and counted up when it ends, so less than we know of means
+//! that the data went backwards, and a refusal that heartbeats are refused as well.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use redis::Value;
+
+use super::connect::{Link, Live};
+use super::error::{Error, Kind};
+use super::reply;
+use super::status::Purpose;
+use crate::language::action::OWN_PREFIX;
+use crate::language::source::Source;
+use crate::policy::continuity::Identity;
+use crate::policy::entry::Timestamp;
+use crate::policy::memory::{Guards, Memory, Sight, Silence, SingleRun};
+use crate::policy::staleness::Timing;
+
+/// Redis forgets what nobody has kept up for so long: longer than between any two single runs.
+const KEPT_FOR: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Grows when a field changes its meaning; what another version wrote is no memory of ours.
+const SCHEMA: &str = "1";
+
+/// A cluster has a tag for each of its slots here, so that what we keep lies beside the entries. One server has all the
+/// slots, and keeps everything under this one.
+const SLOT_TAG: &str = "{0}";
+
+const DOING: &str = "keeping our own state";
+
+/// The fields of the hash; an empty one is absent. Times are milliseconds of the server's clock.
+const FIELDS: [&str; 21] = [
+    "schema",
+    "canary",
+    "definition",
+    "run_id",
+    "replication_id",
+    "surveyed",
+    "run_began",
+    "run_period",
+    "misdated_until",
+    "refusals",
+    "outages",
+    "grace_after",
+    "grace_until",
+    "reconnect_before",
+    "reconnect_until",
+    "silent_since",
+    "silent_newest",
+    "silent_small",
+    "silent_released",
+    "recent",
+    "mass_until",
+];
+
+/// What was read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// The canary, if there is one.
+    pub canary: Option<u64>,
+    /// What an earlier process left, if it can be read.
+    pub memory: Option<Memory>,
+}
+
+/// Where the state of a source is kept, and what it is a state of.
+#[derive(Clone, Debug)]
+pub(super) struct Keeper {
+    key: Vec<u8>,
+    definition: String,
+}
+
+impl Keeper {
+    pub(super) fn of(source: &Source, timing: &Timing) -> Self {
+        Self { key: own_key(source, "state"), definition: definition(source, timing) }
+    }
+
+    pub(super) async fn read(&self, link: &Link, live: &Live) -> Result<Kept, Error> {
+        let mut commands = redis::pipe();
+        commands.cmd("HMGET").arg(&self.key).arg(&FIELDS[..]);
+        let [reply] = link.exactly(DOING, link.ask(live, Purpose::State, DOING, &commands).await?)?;
+        self.refused(link, [&reply])?;
+        let unexpected = |unexpected| link.unexpected(DOING, unexpected);
+        let values = reply::array(reply).map_err(unexpected)?;
+        let values = values.into_iter().map(reply::bytes).collect::<Result<Vec<_>, _>>().map_err(unexpected)?;
+        let fields = FIELDS
+            .into_iter()
+            .zip(values)
+            .filter_map(|(name, value)| Some((name, String::from_utf8(value?).ok().filter(|text| !text.is_empty())?)));
+        Ok(read(&fields.collect(), &self.definition))
+    }
+
+    /// Counts the canary up and keeps `memory`, in one go; returns the canary.
+    pub(super) async fn write(&self, link: &Link, live: &Live, memory: &Memory) -> Result<u64, Error> {
+        let mut commands = redis::pipe();
+        commands.cmd("HINCRBY").arg(&self.key).arg("canary").arg(1);
+        commands.cmd("HSET").arg(&self.key);
+        for (name, value) in fields(memory, &self.definition) {
+            commands.arg(name).arg(value);
+        }
+        commands.cmd("PEXPIRE").arg(&self.key).arg(KEPT_FOR.as_millis() as u64);
+        let replies = link.ask(live, Purpose::State, DOING, &commands).await?;
+        let [canary, kept, expiry] = link.exactly(DOING, replies)?;
+        self.refused(link, [&canary, &kept, &expiry])?;
+        reply::count(canary).map_err(|unexpected| link.unexpected(DOING, unexpected))
+    }
+
+    /// The first refusal among these replies, with the remedy for what is our own.
+    fn refused<const N: usize>(&self, link: &Link, replies: [&Value; N]) -> Result<(), Error> {
+        let refusal = replies.into_iter().find_map(|reply| match reply {
+            Value::ServerError(error) => Some(error),
+            _ => None,
+        });
+        let Some(refusal) = refusal else { return Ok(()) };
+        let (kind, code) = (Kind::of_code(refusal.code()), refusal.code());
+        let error = link.error(kind, DOING, format!("{code} {}", refusal.details().unwrap_or_default()));
+        Err(match kind {
+            Kind::Permission => error.with_remedy(
+                "without its own state it can't know what Redis lost, and evicts nothing: `check --acl` prints the line \
+                 that gives the ACL user of [redis] what it needs on ~presence-reaper:*",
+            ),
+            Kind::WrongType | Kind::Other => {
+                let key = String::from_utf8_lossy(&self.key);
+                error.with_remedy(format!("the key {key} is the reaper's own; remove what stands there"))
+            }
+            _ => error,
+        })
+    }
+}
+
+// === names ===
+
+/// A key of ours for this source. Two of one name are told apart by where their entries are.
+pub(super) fn own_key(source: &Source, what: &str) -> Vec<u8> {
+    let place = fnv(source.container.describe().as_bytes());
+    let tail = format!("{SLOT_TAG}:{}-{:08x}:{what}", source.name, (place >> 32) ^ (place & 0xffff_ffff));
+    [OWN_PREFIX, tail.as_bytes()].concat()
+}
+
+/// What makes an entry of this source stale, as a short text that differs where that does. It may differ between
+/// versions of the program too: that costs a grace.
+pub(super) fn definition(source: &Source, timing: &Timing) -> String {
+    // Whoever adds to a source decides here whether it changes which entries are stale.
+    let Source { name: _, container, last_ping, format, time_zone, deadline, ignore, companions: _, notify: _ } =
+        source;
+    let parts = format!("{container:?} {last_ping:?} {format:?} {time_zone:?} {deadline:?} {ignore:?} {timing:?}");
+    format!("{:016x}", fnv(parts.as_bytes()))
+}
+
+/// FNV-1a: the same in every process and every version, as the standard library's hashes need not be.
+fn fnv(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+// === the hash's text ===
+
+/// Every field but the canary, which counts by itself.
+fn fields(memory: &Memory, definition: &str) -> Vec<(&'static str, String)> {
+    let Memory { identity, redefined: _, surveyed, run, misdated_until, sight, guards } = memory;
+    let silence = guards.silence;
+    let time = |at: Option<Timestamp>| at.map(|at| at.millis().to_string()).unwrap_or_default();
+    let count = |count: Option<u64>| count.map(|count| count.to_string()).unwrap_or_default();
+    let flag = |flag: Option<bool>| flag.map(|flag| u8::from(flag).to_string()).unwrap_or_default();
+    let period = run.and_then(|run| run.period).map(|period| u64::try_from(period.as_millis()).unwrap_or(u64::MAX));
+    vec![
+        ("schema", SCHEMA.to_owned()),
+        ("definition", definition.to_owned()),
+        ("run_id", identity.run_id.clone()),
+        ("replication_id", identity.replication_id.clone()),
+        ("surveyed", time(Some(*surveyed))),
+        ("run_began", time(run.map(|run| run.began))),
+        ("run_period", count(period)),
+        ("misdated_until", time(*misdated_until)),
+        ("refusals", count(sight.refusals)),
+        ("outages", outages_text(&sight.outages)),
+        ("grace_after", sight.grace.as_ref().map(|(after, _)| after.clone()).unwrap_or_default()),
+        ("grace_until", time(sight.grace.as_ref().map(|(_, until)| *until))),
+        ("reconnect_before", time(sight.reconnect.map(|(before, _)| before))),
+        ("reconnect_until", time(sight.reconnect.map(|(_, until)| until))),
+        ("silent_since", time(silence.map(|silence| silence.since))),
+        ("silent_newest", time(silence.map(|silence| silence.newest))),
+        ("silent_small", flag(silence.map(|silence| silence.small))),
+        ("silent_released", flag(silence.map(|silence| silence.released))),
+        ("recent", count(guards.recent)),
+        ("mass_until", time(guards.mass_until)),
+    ]
+}
+
+fn read(fields: &HashMap<&str, String>, definition: &str) -> Kept {
+    let canary = fields.get("canary").and_then(|text| text.parse().ok());
+    let memory = fields.get("schema").filter(|schema| *schema == SCHEMA).and_then(|_| memory(fields, definition));
+    Kept { canary, memory }
+}
+
+/// None if a field that must be there is not, or one that is there can't be read: half a memory is none.
+fn memory(fields: &HashMap<&str, String>, definition: &str) -> Option<Memory> {
+    let text = |name: &str| fields.get(name).cloned();
+    let number = |name: &str| fields.get(name).map(|text| text.parse::<i64>()).transpose().ok();
+    let time = |name: &str| Some(number(name)?.map(Timestamp::from_millis));
+    let count = |name: &str| number(name)?.map(u64::try_from).transpose().ok();
+    let both = |one: Option<Timestamp>, other: Option<Timestamp>| one.zip(other);
+    let silence = match (time("silent_since")?, time("silent_newest")?) {
+        (Some(since), Some(newest)) => Some(Silence {
+            since,
+            newest,
+            small: count("silent_small")? == Some(1),
+            released: count("silent_released")? == Some(1),
+        }),
+        _ => None,
+    };
+    let period = count("run_period")?.map(Duration::from_millis);
+    Some(Memory {
+        identity: Identity { run_id: text("run_id")?, replication_id: text("replication_id").unwrap_or_default() },
+        redefined: text("definition")? != definition,
+        surveyed: time("surveyed")??,
+        run: time("run_began")?.map(|began| SingleRun { began, period }),
+        misdated_until: time("misdated_until")?,
+        sight: Sight {
+            outages: outages(text("outages").as_deref().unwrap_or_default())?,
+            grace: text("grace_after").zip(time("grace_until")?),
+            reconnect: both(time("reconnect_before")?, time("reconnect_until")?),
+            refusals: count("refusals")?,
+        },
+        guards: Guards { silence, recent: count("recent")?, mass_until: time("mass_until")? },
+    })
+}
+
+/// `45000@1800000000000`, with blanks in between: how long, and until when it counts.
+fn outages_text(outages: &[(Duration, Timestamp)]) -> String {
+    let words: Vec<String> =
+        outages.iter().map(|(gap, until)| format!("{}@{}", gap.as_millis(), until.millis())).collect();
+    words.join(" ")
+}
+
+fn outages(text: &str) -> Option<Vec<(Duration, Timestamp)>> {
+    let read = |word: &str| {
+        let (gap, until) = word.split_once('@')?;
+        Some((Duration::from_millis(gap.parse().ok()?), Timestamp::from_millis(until.parse().ok()?)))
+    };
+    text.split_ascii_whitespace().map(read).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn texts(memory: &Memory, definition: &str) -> HashMap<&'static str, String> {
+        fields(memory, definition).into_iter().filter(|(_, text)| !text.is_empty()).collect()
+    }
+
+    fn times() -> impl Strategy<Value = Timestamp> {
+        (0..4_000_000_000_000_i64).prop_map(Timestamp::from_millis)
+    }
+
+    prop_compose! {
+        fn memories()(
+            (run_id, surveyed) in ("[0-9a-f]{1,40}", times()),
+            run in prop::option::of((times(), prop::option::of(0..1_u64 << 40))),
+            grace in prop::option::of(("[a-z' ]{1,40}", times())),
+            reconnect in prop::option::of((times(), times())),
+            misdated_until in prop::option::of(times()),
+            refusals in prop::option::of(0..1_u64 << 62),
+            outages in prop::collection::vec(((0..1_u64 << 40).prop_map(Duration::from_millis), times()), 0..4),
+            silence in prop::option::of((times(), times(), any::<bool>(), any::<bool>())),
+            recent in prop::option::of(0..1_u64 << 62),
+            mass_until in prop::option::of(times()),
+        ) -> Memory {
+            let silence = silence.map(|(since, newest, small, released)| Silence { since, newest, small, released });
+            Memory {
+                identity: Identity { replication_id: run_id.clone(), run_id },
+                redefined: false,
+                surveyed,
+                run: run.map(|(began, period)| SingleRun { began, period: period.map(Duration::from_millis) }),
+                misdated_until,
+                sight: Sight { grace, reconnect, outages, refusals },
+                guards: Guards { silence, recent, mass_until },
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_kept_is_read_again(memory in memories()) {
+            let read = read(&texts(&memory, "d"), "d");
+            prop_assert_eq!(read, Kept { canary: None, memory: Some(memory.clone()) });
+            let other = super::read(&texts(&memory, "d"), "e").memory;
+            prop_assert_eq!(other, Some(Memory { redefined: true, ..memory }));
+        }
+
+        #[test]
+        fn no_field_panics_and_one_that_is_spoilt_is_no_memory(memory in memories(), field in 0..FIELDS.len(), text in ".{0,20}") {
+            let mut fields = texts(&memory, "d");
+            fields.insert(FIELDS[field], text);
+            read(&fields, "d");
+            for name in ["surveyed", "mass_until", "silent_since", "refusals", "outages", "misdated_until"] {
+                fields.insert(name, "no number".into());
+                prop_assert_eq!(read(&fields, "d").memory, None);
+                fields.remove(name);
+            }
+        }
+    }
+
+    #[test]
+    fn every_field_is_written_but_the_canary_and_read_by_the_same_name() {
+        let memory = Memory {
+            identity: Identity::default(),
+            redefined: false,
+            surveyed: Timestamp::from_millis(1),
+            run: None,
+            misdated_until: None,
+            sight: Default::default(),
+            guards: Default::default(),
+        };
+        let mut names: Vec<&str> = fields(&memory, "d").into_iter().map(|(name, _)| name).collect();
+        names.insert(1, "canary");
+        assert_eq!(names, FIELDS);
+    }
+}
