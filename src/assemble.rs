@@ -43,7 +43,8 @@ pub fn reapers(config: &Config, run: &Run, clock: Clock) -> (Links, Vec<Reaper>)
             lifted: run.lifted,
         };
         let store = store(config, source, run.redaction.clone(), &mut links, clock);
-        let store = if settings.mode == Mode::Evict { store.keeping_state() } else { store };
+        let store =
+            if settings.mode == Mode::Evict { store.keeping_state().under_lease(config.lease, clock) } else { store };
         Reaper::new(store, clock, settings, Arc::clone(&shared))
     });
     let reapers = reapers.collect();

@@ -382,7 +382,7 @@ Exit codes (treat others as failures):
   1   failed
   2   wrong command line
   10  --fail-on-stale, and more were stale
-  11  a guard held something back (--once)
+  11  a guard held something back, or another reaper leads (--once)
   12  incomplete: a source was not seen
   78  wrong configuration
 

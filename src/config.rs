@@ -9,6 +9,7 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::Level;
 
@@ -28,7 +29,7 @@ mod tree;
 mod zone;
 
 pub use problem::{Place, Problem, Problems};
-use reader::{At, Notes, Table, one_of, unknown_variable};
+use reader::{At, Bounds, Notes, Table, duration, one_of, unknown_variable};
 use tree::{Entry, Node, Parsed, Value};
 
 /// More sources than this are a generated file gone wrong, and their metrics would flood Prometheus.
@@ -37,6 +38,13 @@ const MAX_SOURCES: usize = 64;
 /// More addresses than this are a list gone wrong; each may hold as many connections as one alone.
 const MAX_LISTENERS: usize = 16;
 
+/// A leader is to be missed soon, and not at the first slow reply.
+const LEASES: Bounds = Bounds {
+    least: Duration::from_secs(1),
+    most: Duration::from_secs(600),
+    why: "nobody would take over from a leader that died",
+};
+
 /// Where the endpoints listen unless told otherwise: the state of a deleter is nobody's business.
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 19121);
 
@@ -44,7 +52,7 @@ const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net
 pub const FILE_VARIABLE: &str = "PRESENCE_REAPER_CONFIG";
 
 /// The tables whose scalars a variable can set: `PRESENCE_REAPER_REDIS__URL`.
-const ENVIRONMENT_TABLES: [&str; 4] = ["redis", "server", "log", "guard"];
+const ENVIRONMENT_TABLES: [&str; 5] = ["redis", "server", "log", "guard", "lease"];
 
 /// All that a configuration is made of. It may hold passwords, so it is never printed.
 #[derive(Default)]
@@ -105,6 +113,8 @@ pub struct Config {
     pub server: http::Settings,
     /// What is logged.
     pub log: logging::Settings,
+    /// How leases are held.
+    pub lease: store::lease::Settings,
     /// At least one, at most 64, with unique names.
     pub sources: Vec<SourceConfig>,
     /// What is allowed and looks unwise; to be logged at start.
@@ -188,9 +198,10 @@ fn walk(tree: Vec<Entry>, notes: &mut Notes) -> Config {
     let server = server(table(notes, "server", "[server]"), notes);
     let log = log(table(notes, "log", "[log]"), notes);
     let guard = guard::read(table(notes, "guard", "[guard]"), policy::guard::Settings::default(), notes);
+    let lease = lease(table(notes, "lease", "[lease]"), notes);
     let sources = sources(&mut root, redis.db, guard, notes);
     root.finish(notes);
-    Config { redis, server, log, sources, warnings: Vec::new() }
+    Config { redis, server, log, lease, sources, warnings: Vec::new() }
 }
 
 fn server(mut table: Table, notes: &mut Notes) -> http::Settings {
@@ -262,6 +273,12 @@ fn log(mut table: Table, notes: &mut Notes) -> logging::Settings {
         format: format.map(|read| read.value).unwrap_or_default(),
         level: level.map_or(Level::INFO, |read| read.value),
     }
+}
+
+fn lease(mut table: Table, notes: &mut Notes) -> store::lease::Settings {
+    let ttl = table.get(notes, "ttl", |value| duration(value, &LEASES));
+    table.finish(notes);
+    ttl.map(|read| store::lease::Settings { ttl: read.value }).unwrap_or_default()
 }
 
 fn sources(root: &mut Table, db: u16, guard: policy::guard::Settings, notes: &mut Notes) -> Vec<SourceConfig> {

@@ -42,7 +42,7 @@ pub async fn run(
             observer: Arc::clone(&observer),
             stop: stop.clone(),
         };
-        loops.spawn(turns.run());
+        loops.spawn(turns.lead());
     }
     loops.join_all().await;
 }
@@ -59,14 +59,25 @@ struct Loop {
 }
 
 impl Loop {
+    /// Turns, and holds the source's lease meanwhile if it can be had.
+    async fn lead(self) {
+        let Some(lease) = self.reaper.store().lease().cloned() else { return self.run().await };
+        let stopped = CancellationToken::new();
+        let turns = async {
+            self.run().await;
+            stopped.cancel();
+        };
+        tokio::join!(turns, lease.keep(&stopped));
+        lease.release().await;
+    }
+
     async fn run(mut self) {
         let stop = self.stop.clone();
         // bound: until told to stop; every turn sleeps until something is due
         while !stop.is_cancelled() {
             self.health.turned(self.name(), self.clock.now(), self.next_survey);
             let next = self.reaper.next_strike().map_or(self.next_survey, |strike| strike.min(self.next_survey));
-            let sleep = tokio::time::sleep_until(self.clock.instant(next));
-            if stop.run_until_cancelled(sleep).await.is_none() {
+            if stop.run_until_cancelled(self.sleep_until(next)).await.is_none() {
                 return;
             }
             if self.clock.now() >= self.next_survey && stop.run_until_cancelled(self.survey()).await.is_none() {
@@ -74,6 +85,18 @@ impl Loop {
                 return;
             }
             self.strike().await;
+        }
+    }
+
+    /// Until then, or until the lease is ours: something may be due already.
+    async fn sleep_until(&self, next: Monotonic) {
+        let sleep = tokio::time::sleep_until(self.clock.instant(next));
+        match self.reaper.store().lease() {
+            None => sleep.await,
+            Some(lease) => tokio::select! {
+                () = sleep => {}
+                () = lease.gained() => {}
+            },
         }
     }
 

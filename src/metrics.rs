@@ -77,6 +77,13 @@ impl Metrics {
         }
     }
 
+    /// Notes whether this process holds the lease of a source, and how often it went to and from it.
+    pub fn leading(&self, source: &str, leads: bool, transitions: u64) {
+        if let Some(source) = self.sources.get(source) {
+            source.leading(leads, transitions);
+        }
+    }
+
     /// Takes in a report; `wall` and `mono` are the host's clocks at that moment.
     pub fn record(&self, report: &Report, wall: Timestamp, mono: Monotonic) {
         let _whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);

@@ -11,7 +11,7 @@ use crate::policy::entry::Monotonic;
 use crate::policy::guard::State;
 use crate::policy::schedule;
 use crate::policy::survey::Wanted;
-use crate::reaper::{Finding, Mode, Reaper, Report};
+use crate::reaper::{Finding, Reaper, Report};
 use crate::store::audience::Ask;
 
 /// Told while a run waits for its second look: the source, how many entries are watched, and how long it still takes.
@@ -49,10 +49,7 @@ pub async fn once(
         async move {
             let mut reaper = reaper;
             let mut run = SingleRun::new(&reaper, stop);
-            run.first_survey(&mut reaper, &ask).await;
-            if reaper.mode() == Mode::Evict && run.finding.is_complete() {
-                run.strike_all(&mut reaper, clock, &waiting).await;
-            }
+            run.lead(&mut reaper, &ask, clock, &waiting).await;
             run.finding
         }
     })
@@ -82,6 +79,30 @@ impl SingleRun {
     fn new(reaper: &Reaper, stop: CancellationToken) -> Self {
         let finding = Finding::nothing_yet(reaper);
         Self { finding, stop }
+    }
+
+    /// Both looks, under the source's lease; only the first, if another reaper holds it.
+    async fn lead(&mut self, reaper: &mut Reaper, ask: &Ask, clock: Clock, waiting: &Waiting) {
+        let Some(lease) = reaper.store().lease().cloned() else { return self.first_survey(reaper, ask).await };
+        let led = self.stop.clone().run_until_cancelled_owned(lease.try_to_lead()).await;
+        self.first_survey(reaper, ask).await;
+        match led {
+            Some(Ok(true)) if self.finding.is_complete() => {
+                let done = CancellationToken::new();
+                let strikes = async {
+                    self.strike_all(reaper, clock, waiting).await;
+                    done.cancel();
+                };
+                tokio::join!(strikes, lease.keep(&done));
+            }
+            // What Redis refuses shows in the survey as well, which says what it means.
+            Some(Err(error)) if self.finding.is_complete() && self.finding.hold.is_none() => {
+                self.finding.failure = Some(error);
+            }
+            _ => {}
+        }
+        self.finding.led_by = lease.led_by().map(|holder| holder.name);
+        lease.release().await;
     }
 
     /// One look at everything. What the run reports of the source's entries is what this look saw.
@@ -143,7 +164,8 @@ impl SingleRun {
 
     fn is_over(&self, reaper: &Reaper) -> bool {
         let finding = &self.finding;
-        reaper.is_spent() || finding.hold.is_some() || finding.failure.is_some() || finding.interrupted
+        let led = reaper.store().lease().is_some_and(|lease| lease.led_by().is_some());
+        led || reaper.is_spent() || finding.hold.is_some() || finding.failure.is_some() || finding.interrupted
     }
 
     /// Each turn either strikes, or looks again so that the guards judge by fresh facts.

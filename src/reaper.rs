@@ -69,6 +69,8 @@ pub struct Reaper {
     ledger: Ledger,
     shared: Arc<Mutex<Shared>>,
     told: Option<State>,
+    /// The lease was ours when we last looked.
+    led: bool,
     /// Since when the pace alone has kept what is due.
     throttled: Option<Monotonic>,
     log_rate: Rate,
@@ -81,6 +83,7 @@ impl Reaper {
             ledger: Ledger::new(settings.timing, &settings.guard, settings.lifted),
             log_rate: Rate::new(Some(LOGGED_A_SECOND)),
             told: None,
+            led: false,
             throttled: None,
             store,
             clock,
@@ -183,8 +186,12 @@ impl Reaper {
         report.survey = Some(Arc::new(survey));
     }
 
-    /// Keeps what a later process has to know, and finds out whether the server takes writes.
+    /// Keeps what a later process has to know, and finds out whether the server takes writes; the leader does it for
+    /// all who follow it.
     async fn keep(&mut self, report: &mut Report) {
+        if self.store.lease().is_some_and(|lease| lease.led_by().is_some()) {
+            return;
+        }
         // A break that only the write shows has to be kept as well, in a second one.
         for _ in 0..2 {
             let (Some(memory), Some(now)) = (self.ledger.remember(), report.now) else { return };
@@ -266,8 +273,11 @@ impl Reaper {
 
     // === strike ===
 
-    /// When something may be due, if nothing but time is wanting.
+    /// When something may be due, if nothing but time is wanting; never while another reaper leads.
     pub fn next_strike(&mut self) -> Option<Monotonic> {
+        if !self.leads() {
+            return None;
+        }
         let now = self.clock.now();
         let pace_frees = locked(&self.shared).frees_at(now);
         self.ledger.next_strike(now, pace_frees)
@@ -283,7 +293,7 @@ impl Reaper {
             return self.conclude(report, began);
         }
         // bound: every round takes at least one entry off the list of those due, or ends it
-        while !stop.is_cancelled() {
+        while !stop.is_cancelled() && self.leads() {
             let Some((now, due)) = self.reserve_due(&mut report) else { break };
             let reserved = due.len() as u64;
             let spent = self.strike_due(due, &mut report).await;
@@ -297,6 +307,17 @@ impl Reaper {
             }
         }
         self.conclude(report, began)
+    }
+
+    /// Whether we may act: a dry run always may, as it does nothing. Who follows another leader follows its pace too.
+    fn leads(&mut self) -> bool {
+        let Some(lease) = self.store.lease() else { return true };
+        let (leads, led) = (lease.leads(), self.led);
+        self.led = leads;
+        if leads && !led && lease.followed() {
+            self.ledger.took_over(self.clock.now());
+        }
+        leads
     }
 
     /// What may be struck now, as many as the pace allows; that many are reserved.

@@ -75,6 +75,9 @@ struct SourceDocument<'a> {
     hold: Option<HoldDocument<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
+    /// The process that holds the lease, where that kept a run from evicting.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    led_by: Option<&'a str>,
     entries: Entries,
     unreadable_by: serde_json::Map<String, serde_json::Value>,
     times: serde_json::Map<String, serde_json::Value>,
@@ -210,6 +213,7 @@ fn source_document<'a>(run: &Run<'_>, finding: &'a Finding, lists: bool) -> Sour
             ends_at: run.ends_at(hold).map(rfc3339),
         }),
         error: finding.failure.as_ref().map(ToString::to_string),
+        led_by: finding.led_by.as_deref(),
         entries: survey.map(entries).unwrap_or_default(),
         unreadable_by: counts(survey.map(|survey| survey.unreadable), Unreadable::ALL.map(Unreadable::as_str)),
         times: counts(survey.map(|survey| survey.times), Unit::ALL.map(Unit::as_str)),
@@ -341,6 +345,7 @@ struct StatusSource<'a> {
     #[serde(flatten)]
     found: SourceDocument<'a>,
     dry_run: bool,
+    leader: Option<bool>,
     surveying: bool,
     last_sweep_at: Option<String>,
     last_complete_sweep_at: Option<String>,
@@ -357,6 +362,7 @@ pub fn write_status(run: &Run<'_>, turns: &[Turns], standing: &Standing, out: &m
     let sources = run.findings.iter().zip(turns).map(|(finding, turns)| StatusSource {
         found: source_document(run, finding, true),
         dry_run: finding.dry_run,
+        leader: turns.leads,
         surveying: turns.surveying,
         last_sweep_at: at(turns.swept),
         last_complete_sweep_at: at(turns.surveyed),

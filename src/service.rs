@@ -17,6 +17,7 @@ use crate::policy::entry::{Monotonic, Timestamp};
 use crate::reaper::{Finding, Mode, Reaper, Report, Turns};
 use crate::report;
 use crate::store::connect::Links;
+use crate::store::lease::Lease;
 
 /// Why the daemon could not begin. Redis being away is no reason.
 #[derive(Debug, thiserror::Error)]
@@ -47,11 +48,9 @@ impl Service {
         let listeners = http::bind(&config.server).await?;
         let health = Arc::new(Health::new(clock, reapers));
         greet(config, reapers);
-        Ok(Self {
-            board: Arc::new(Board { metrics, health, links, clock, wall: Wall::at(clock) }),
-            listeners,
-            also: None,
-        })
+        let leases = reapers.iter().map(|reaper| reaper.store().lease().cloned()).collect();
+        let board = Board { metrics, health, links, leases, clock, wall: Wall::at(clock) };
+        Ok(Self { board: Arc::new(board), listeners, also: None })
     }
 
     /// Somebody who is told what the board is told.
@@ -109,6 +108,8 @@ struct Board {
     metrics: Metrics,
     health: Arc<Health>,
     links: Links,
+    /// Those of the sources, in the order of the configuration.
+    leases: Vec<Option<Arc<Lease>>>,
     clock: Clock,
     wall: Wall,
 }
@@ -158,12 +159,19 @@ impl Observer for Audience {
 
 impl Pages for Board {
     fn metrics(&self) -> Result<String, String> {
+        for lease in self.leases.iter().flatten() {
+            self.metrics.leading(lease.source(), lease.leads(), lease.transitions());
+        }
         self.metrics.render(&self.links.status()).map_err(|error| error.to_string())
     }
 
     fn status(&self) -> Result<String, String> {
         let (mono, wall) = self.now();
-        let seen = self.health.sources().into_iter().map(|seen| (seen.finding, seen.turns));
+        let seen = self.health.sources().into_iter().zip(&self.leases).map(|(seen, lease)| {
+            let leads = lease.as_ref().map(|lease| lease.leads());
+            let led_by = lease.as_ref().and_then(|lease| lease.led_by()).map(|holder| holder.name);
+            (Finding { led_by, ..seen.finding }, Turns { leads, ..seen.turns })
+        });
         let (findings, turns): (Vec<Finding>, Vec<Turns>) = seen.unzip();
         let dry_run = findings.iter().all(|finding| finding.dry_run);
         let run = report::Run { dry_run, wall, mono, all: false, findings: &findings };

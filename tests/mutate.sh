@@ -68,6 +68,11 @@ E5 a release lifts nothing@g6_a_silent_source@policy/guard.rs@s/ \&\& !self.lift
 E7 no compare@p1_a_ping_between@store/evict.lua@s/= tonumber\(found\) == tonumber\(expected\)/= true/
 E7 no check before the deed@p5_an_entry_goes_whole@store/evict.lua@s/NEEDS\[deed.verb\] and kind ~= NEEDS\[deed.verb\]/false/
 E7 refused writes do not refuse us@g11_a_server_that_refuses@store/evict.rs@s/concat!\("#!lua.n", include_str/concat!("", include_str/
+E7 the lease is not compared@g15_a_strike_without@store/evict.lua@s/redis.call\('GET', KEYS\[lease\]\) ~= take\(\)/take() == ''/
+E7 anybody leads@g15_a_strike_without@store/lease.rs@s/self.locked\(\).until.is_some_and\(.until. self.clock.now\(\) < until\)/true/
+E7 a lease is never given back@g15_a_leader_that_stops@store/lease.rs@s/let held = self.locked\(\).until.take\(\).is_some\(\);/let held = false;/
+E7 a single run takes no lease@g15_a_single_run@oneshot.rs@s/let Some\(lease\) = reaper.store\(\).lease\(\).cloned\(\) else/let Some(lease) = reaper.store().lease().cloned().filter(|_| false) else/
+E8 who takes over begins the pace anew@g15_a_handover@reaper.rs@s/self.ledger.took_over\(self.clock.now\(\)\);//
 acl a small room is not read whole@rooms_are_cleaned_and_told@store/rights.rs@s/&\[ZCARD, ZRANGE\]/\&[ZCARD]/
 acl a stream is not asked for its type@rooms_are_cleaned_and_told@store/rights.rs@s/\[TYPE, XADD\]/[XADD]/
 acl what is left is not counted@rooms_are_cleaned_and_told@store/rights.rs@s/counts\)\.then_some\(count\)/counts).then_some(count).filter(|_| false)/

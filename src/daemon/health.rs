@@ -40,7 +40,7 @@ impl Health {
         let now = clock.now();
         let sources = reapers.iter().map(|reaper| Seen {
             finding: Finding { state: State::Blind, ..Finding::nothing_yet(reaper) },
-            turns: Turns { surveying: false, swept: None, surveyed: None, next_survey: now },
+            turns: Turns { leads: None, surveying: false, swept: None, surveyed: None, next_survey: now },
             turned: now,
         });
         Self { clock, sources: Mutex::new(sources.collect()) }

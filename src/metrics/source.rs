@@ -51,6 +51,8 @@ pub(super) struct Source {
     breaks: Labelled<IntCounter>,
     canary_failures: Labelled<IntCounter>,
     hold_ends: Gauge,
+    leader: Gauge,
+    leader_transitions: IntCounter,
 }
 
 impl Source {
@@ -112,7 +114,7 @@ impl Source {
             )?,
             evictions_skipped: make.counters(
                 "presence_reaper_evictions_skipped_total",
-                "Entries passed over: each once until it pings again, but spared and too_late at every strike.",
+                "Entries passed over: each once until it pings again, but spared, too_late and fenced at every strike.",
                 "reason",
                 skipped(&Skipped::default(), &Outcomes::default()).map(|(reason, _)| reason),
             )?,
@@ -172,6 +174,14 @@ impl Source {
                 "presence_reaper_hold_ends_timestamp_seconds",
                 "When the source's hold ends by itself at the latest; 0 if there is none, or only a ping ends it.",
             )?,
+            leader: make.gauge(
+                "presence_reaper_leader",
+                "1 while this reaper holds the source's lease, and so may evict; 0 in a dry run.",
+            )?,
+            leader_transitions: make.counter(
+                "presence_reaper_leader_transitions_total",
+                "How often the lease went to this reaper, or from it to another.",
+            )?,
         };
         source.last_sweep.set(seconds(started));
         source.last_complete_sweep.set(seconds(started));
@@ -183,6 +193,11 @@ impl Source {
 
     pub(super) fn surveying(&self, begun: bool) {
         self.sweep_in_progress.set(f64::from(u8::from(begun)));
+    }
+
+    pub(super) fn leading(&self, leads: bool, transitions: u64) {
+        self.leader.set(f64::from(u8::from(leads)));
+        self.leader_transitions.inc_by(transitions.saturating_sub(self.leader_transitions.get()));
     }
 
     pub(super) fn record(&self, report: &Report, wall: Timestamp, mono: Monotonic) {
@@ -293,7 +308,7 @@ fn failures(outcomes: &Outcomes) -> [(&'static str, u64); Blocked::ALL.len() + 1
 }
 
 /// Every reason to pass an entry over, with how many were. One that is gone needed nobody, so it is not among them.
-fn skipped(skipped: &Skipped, outcomes: &Outcomes) -> [(&'static str, u64); 6] {
+fn skipped(skipped: &Skipped, outcomes: &Outcomes) -> [(&'static str, u64); 7] {
     [
         ("dry_run", skipped.dry_run),
         ("spared", outcomes.spared),
@@ -301,6 +316,7 @@ fn skipped(skipped: &Skipped, outcomes: &Outcomes) -> [(&'static str, u64); 6] {
         ("guard", skipped.guard),
         ("limit", skipped.limit),
         ("too_late", outcomes.too_late),
+        ("fenced", outcomes.fenced),
     ]
 }
 

@@ -268,7 +268,7 @@ impl Ledger {
             Outcome::Evicted | Outcome::Gone => self.watch.forget(id),
             _ if self.watch.is_closed() => self.watch.forget(id),
             // The mark may still stand: the next look tells.
-            Outcome::Spared | Outcome::TooLate => self.watch.postpone(id, now.plus(heartbeat / 10)),
+            Outcome::Spared | Outcome::TooLate | Outcome::Fenced => self.watch.postpone(id, now.plus(heartbeat / 10)),
             Outcome::Blocked(_) | Outcome::Unknown => self.watch.postpone(id, now.plus(heartbeat)),
         }
     }
@@ -380,6 +380,11 @@ impl Ledger {
     /// Takes note that `count` went, or may have gone.
     pub fn spend(&mut self, now: Monotonic, count: u64) {
         self.pace.spend(now, count);
+    }
+
+    /// Takes over from another reaper at `now`: what it may have evicted just before counts as ours.
+    pub fn took_over(&mut self, now: Monotonic) {
+        self.pace.exhaust(now, self.population());
     }
 
     // === the watch list ===

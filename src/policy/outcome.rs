@@ -13,6 +13,8 @@ pub enum Outcome {
     Blocked(Blocked),
     /// The command ran outside its window and did nothing.
     TooLate,
+    /// Another reaper holds the lease: nothing was done.
+    Fenced,
     /// The reply was lost: evicted or not, the next survey tells.
     Unknown,
 }
@@ -64,6 +66,8 @@ pub struct Outcomes {
     pub gone: u64,
     /// [`Outcome::TooLate`]
     pub too_late: u64,
+    /// [`Outcome::Fenced`]
+    pub fenced: u64,
     /// [`Outcome::Unknown`]
     pub unknown: u64,
     /// [`Outcome::Blocked`], by [`Blocked::index`].
@@ -78,6 +82,7 @@ impl Outcomes {
             Outcome::Spared => self.spared += 1,
             Outcome::Gone => self.gone += 1,
             Outcome::TooLate => self.too_late += 1,
+            Outcome::Fenced => self.fenced += 1,
             Outcome::Unknown => self.unknown += 1,
             Outcome::Blocked(why) => self.blocked[why.index()] += 1,
         }
@@ -89,6 +94,7 @@ impl Outcomes {
         self.spared += other.spared;
         self.gone += other.gone;
         self.too_late += other.too_late;
+        self.fenced += other.fenced;
         self.unknown += other.unknown;
         for (mine, theirs) in self.blocked.iter_mut().zip(other.blocked) {
             *mine += theirs;

@@ -150,6 +150,14 @@ impl Pace {
         }
     }
 
+    /// Takes note that somebody else may have used up everything.
+    pub fn exhaust(&mut self, now: Monotonic, population: u64) {
+        if !self.unlimited {
+            let left = SMALL.max(population / SHARE).saturating_sub(self.share.used(now));
+            self.share.spend(now, left);
+        }
+    }
+
     /// When more may go, if none may at `now`.
     pub fn frees_at(&mut self, now: Monotonic, population: u64) -> Monotonic {
         if self.allowance(now, population) > 0 {
@@ -211,6 +219,16 @@ mod tests {
         assert_eq!(shared.allowance(at(1_020)), 100, "of six hundred in all");
         shared.settle(at(1_020), 0, 100);
         assert!(shared.is_spent());
+    }
+
+    #[test]
+    fn g8_who_takes_over_takes_over_the_pace() {
+        let mut pace = Pace::new(Some(500), Duration::from_secs(30));
+        pace.spend(at(0), 7);
+        pace.exhaust(at(10_000), 1_000);
+        assert_eq!(pace.allowance(at(29_999), 1_000), 0);
+        assert_eq!(pace.allowance(at(30_000), 1_000), 7);
+        assert_eq!(pace.allowance(at(40_000), 1_000), 200);
     }
 
     #[test]

@@ -133,6 +133,8 @@ pub struct Finding {
     pub failure: Option<Error>,
     /// It was told to stop before it was done.
     pub interrupted: bool,
+    /// The other process that holds the source's lease, where that kept a run from evicting.
+    pub led_by: Option<String>,
 }
 
 impl Finding {
@@ -155,6 +157,7 @@ impl Finding {
             notified: Notified::default(),
             failure: None,
             interrupted: false,
+            led_by: None,
         }
     }
 
@@ -168,15 +171,17 @@ impl Finding {
         self.survey.as_ref().map_or(0, |survey| survey.stale)
     }
 
-    /// Whether a guard kept a stale entry from going that would have gone.
+    /// Whether a guard kept a stale entry from going that would have gone, or another reaper holds the lease.
     pub fn is_held(&self) -> bool {
-        !self.dry_run && self.stale() > 0 && (self.hold.is_some() || self.kept_by_grace > 0)
+        self.led_by.is_some() || !self.dry_run && self.stale() > 0 && (self.hold.is_some() || self.kept_by_grace > 0)
     }
 }
 
-/// When the loop of a source did what, and will.
+/// When the loop of a source did what, and will, and whether it may evict.
 #[derive(Clone, Copy, Debug)]
 pub struct Turns {
+    /// This process holds the source's lease; none in a dry run, which needs none.
+    pub leads: Option<bool>,
     /// A survey is running.
     pub surveying: bool,
     /// When the last survey ended, failed or not.

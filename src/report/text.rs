@@ -139,6 +139,10 @@ fn verdict(run: &Run<'_>, finding: &Finding) -> String {
     if let Some(how) = cut_short {
         return if finding.dry_run { format!("{name} {how}.") } else { format!("{name} {how}; {}", done(finding)) };
     }
+    if let Some(leader) = &finding.led_by {
+        let leader = quoted(leader.as_bytes());
+        return format!("{name}: {} Another reaper holds its lease: {leader}.", done(finding));
+    }
     let held = finding.hold.as_ref().map(|hold| {
         let ends = run.ends_at(hold).map(|at| format!(", at {} at the latest", rfc3339(at))).unwrap_or_default();
         format!("{}: {}; ends with {}{ends}", hold.state.as_str(), hold.why, hold.ends_with)
@@ -162,6 +166,7 @@ fn done(finding: &Finding) -> String {
         (outcomes.spared, "spared by a change in between"),
         (outcomes.gone, "gone already"),
         (outcomes.too_late, "too late"),
+        (outcomes.fenced, "left to another reaper"),
         (outcomes.unknown, "unknown, the reply being lost"),
         (finding.kept_by_grace, "kept by a grace"),
     ];

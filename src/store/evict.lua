@@ -3,6 +3,7 @@
 -- KEYS   every key that is read or written, each once
 -- ARGV   from, until                        the window of server time in ms; outside it nothing is done
 --        n, then n texts                    the seconds from `from` on, as date and time; none if none is wanted
+--        the lease, and its value           unless that is ours nothing is done; 0 alone: none is needed
 --        n, then n probes, each             GET     key, expected
 --                                           ZSCORE  key, member, expected
 --                                           HMGET   key, m, m fields, m expected
@@ -15,12 +16,13 @@
 -- A key is an index into KEYS, a slot is an expected value counted from 1 over all probes. An expected value is "="
 -- and the bytes, or "-" for absence.
 --
--- Returns server time, then one code an entry; server time alone if the window was missed. Of an entry that was evicted
--- while a notice failed: a list, the code and the places of those notices, counted from 1.
+-- Returns server time, then one code an entry; server time alone if the window was missed, with FENCED alone if the
+-- lease is not ours. Of an entry that was evicted while a notice failed: a list, the code and the places of those
+-- notices, counted from 1.
 -- An error in the middle would keep the writes before it, so whatever could fail is asked before the first write, for
 -- the whole batch; and every key is in KEYS, so that Redis can check them too.
 
-local EVICTED, SPARED, GONE, WRONG_TYPE, PERMISSION, OTHER, UNKNOWN = 0, 1, 2, 3, 4, 5, 6
+local EVICTED, SPARED, GONE, WRONG_TYPE, PERMISSION, OTHER, UNKNOWN, FENCED = 0, 1, 2, 3, 4, 5, 6, 7
 
 local at = 0
 local function take()
@@ -47,6 +49,10 @@ if now < from or now > till then
   return { string.format('%.0f', now) }
 end
 local seconds = list(take)
+local lease = number()
+if lease > 0 and redis.call('GET', KEYS[lease]) ~= take() then
+  return { string.format('%.0f', now), FENCED }
+end
 
 local function fault_of(reply)
   local text = type(reply) == 'table' and reply.err

@@ -8,6 +8,7 @@ use redis::{Script, Value};
 
 use super::connect::{Link, Live};
 use super::error::{Error, Kind};
+use super::lease::Fence;
 use super::notify::{Notice, Word, rfc3339};
 use super::reply;
 use super::status::Purpose;
@@ -133,24 +134,42 @@ pub struct Evicted {
 }
 
 impl Evicted {
+    /// Of a strike that was not even sent, since the lease is not ours.
+    pub(super) fn fenced(prepared: Vec<Prepared>) -> Self {
+        let mut evicted = Self::default();
+        evicted.all(&prepared, Outcome::Fenced);
+        evicted
+    }
+
+    pub(super) fn was_fenced(&self) -> bool {
+        self.outcomes.iter().any(|(_, outcome)| *outcome == Outcome::Fenced)
+    }
+
     fn all(&mut self, batch: &[Prepared], outcome: Outcome) {
         self.outcomes.extend(batch.iter().map(|prepared| (prepared.id.clone(), outcome)));
     }
 }
 
-/// Strikes these entries, which were re-read at `read_at`.
-pub(super) async fn strike(link: &Link, live: &Live, prepared: Vec<Prepared>, read_at: Now) -> Evicted {
+/// Strikes these entries, which were re-read at `read_at`, as long as `fence` stands.
+pub(super) async fn strike(
+    link: &Link,
+    live: &Live,
+    prepared: Vec<Prepared>,
+    fence: Option<&Fence>,
+    read_at: Now,
+) -> Evicted {
+    let run = async |batch: &[Prepared]| run(link, live, batch, fence, read_at).await;
     let mut evicted = Evicted::default();
     let mut waiting: VecDeque<Vec<Prepared>> = batches(prepared, &mut evicted).into();
     let mut script_permitted = None;
     // bound: a batch is answered, or halved down to single entries
     while let Some(batch) = waiting.pop_front() {
-        match run(link, live, &batch, read_at).await {
+        match run(&batch).await {
             Ok(answer) => evicted.take_in(&batch, answer),
             Err(error) if error.kind == Kind::Permission => {
                 let permitted = match script_permitted {
                     Some(permitted) => permitted,
-                    None => run(link, live, &[], read_at).await.is_ok(),
+                    None => run(&[]).await.is_ok(),
                 };
                 script_permitted = Some(permitted);
                 if permitted && batch.len() > 1 {
@@ -178,9 +197,10 @@ pub(super) async fn strike(link: &Link, live: &Live, prepared: Vec<Prepared>, re
 impl Evicted {
     fn take_in(&mut self, batch: &[Prepared], answer: Answer) {
         self.at = Some(answer.at);
-        match answer.struck {
-            None => self.all(batch, Outcome::TooLate),
-            Some(struck) => {
+        match answer.outcomes {
+            Outcomes::TooLate => self.all(batch, Outcome::TooLate),
+            Outcomes::Fenced => self.all(batch, Outcome::Fenced),
+            Outcomes::Each(struck) => {
                 for (prepared, Struck { outcome, failed }) in batch.iter().zip(struck) {
                     if outcome == Outcome::Evicted {
                         prepared.count_notices(&failed, &mut self.notified);
@@ -305,8 +325,7 @@ static HASHES: LazyLock<[String; 2]> =
 
 struct Answer {
     at: Timestamp,
-    /// None if the window was missed.
-    struck: Option<Vec<Struck>>,
+    outcomes: Outcomes,
 }
 
 /// What came of one entry.
@@ -316,8 +335,23 @@ struct Struck {
     failed: Vec<usize>,
 }
 
-async fn run(link: &Link, live: &Live, batch: &[Prepared], read_at: Now) -> Result<Answer, Error> {
-    let call = Call::new(batch, read_at);
+enum Outcomes {
+    /// The window was missed.
+    TooLate,
+    /// The lease is not ours.
+    Fenced,
+    /// One for each entry.
+    Each(Vec<Struck>),
+}
+
+async fn run(
+    link: &Link,
+    live: &Live,
+    batch: &[Prepared],
+    fence: Option<&Fence>,
+    read_at: Now,
+) -> Result<Answer, Error> {
+    let call = Call::new(batch, fence, read_at);
     let script = if live.lua_header { WITH_HEADER } else { WITHOUT_HEADER };
     let hash = &HASHES[usize::from(live.lua_header)];
     let mut reply = call.send(link, live, "EVALSHA", hash).await?;
@@ -334,12 +368,14 @@ fn read_answer(reply: Value, batch: usize) -> Result<Answer, reply::Unexpected> 
     let at = Timestamp::from_millis(i64::try_from(at).unwrap_or(i64::MAX));
     let struck = items.map(read_struck).collect::<Result<Vec<_>, _>>()?;
     if struck.is_empty() {
-        return Ok(Answer { at, struck: (batch == 0).then(Vec::new) });
+        return Ok(Answer { at, outcomes: if batch == 0 { Outcomes::Each(Vec::new()) } else { Outcomes::TooLate } });
+    } else if matches!(&struck[..], [Struck { outcome: Outcome::Fenced, .. }]) {
+        return Ok(Answer { at, outcomes: Outcomes::Fenced });
     }
     if struck.len() != batch {
         return Err(reply::Unexpected::shape(format!("{} outcomes for {batch} entries", struck.len())));
     }
-    Ok(Answer { at, struck: Some(struck) })
+    Ok(Answer { at, outcomes: Outcomes::Each(struck) })
 }
 
 fn read_struck(item: Value) -> Result<Struck, reply::Unexpected> {
@@ -350,7 +386,7 @@ fn read_struck(item: Value) -> Result<Struck, reply::Unexpected> {
     Ok(Struck { outcome: outcome(code), failed })
 }
 
-/// The codes at the head of `evict.lua`.
+/// The codes at the head of `evict.lua`; that of a lease which is not ours stands for all entries.
 fn outcome(code: u64) -> Outcome {
     match code {
         0 => Outcome::Evicted,
@@ -359,6 +395,7 @@ fn outcome(code: u64) -> Outcome {
         3 => Outcome::Blocked(Blocked::WrongType),
         4 => Outcome::Blocked(Blocked::Permission),
         5 => Outcome::Blocked(Blocked::Other),
+        7 => Outcome::Fenced,
         _ => Outcome::Unknown,
     }
 }
@@ -374,11 +411,19 @@ struct Call {
 }
 
 impl Call {
-    fn new(batch: &[Prepared], read_at: Now) -> Self {
+    fn new(batch: &[Prepared], fence: Option<&Fence>, read_at: Now) -> Self {
         let mut call = Self { keys: Vec::new(), known: HashMap::new(), args: Vec::new() };
         call.number(read_at.server.millis());
         call.number(read_at.server.plus(WINDOW).millis());
         call.seconds(batch, read_at);
+        match fence {
+            None => call.number(0),
+            Some(fence) => {
+                let key = call.key(&fence.key);
+                call.number(key);
+                call.word(&fence.value);
+            }
+        }
         let slots = call.probes(batch);
         call.number(batch.len());
         for (one, slots) in batch.iter().zip(slots) {

@@ -11,10 +11,12 @@ use connect::{Health, Link, Live};
 use containers::Containers;
 use error::{Error, Kind};
 use evict::{Evicted, Prepared};
+use lease::Lease;
 use naming::Naming;
 use own::Own;
 use state::{Keeper, Kept};
 
+use crate::clock::Clock;
 use crate::language::source::{Container, Source};
 use crate::policy::continuity::Identity;
 use crate::policy::entry::{EntryId, Mark, Now};
@@ -33,6 +35,7 @@ pub mod evict;
 pub mod facts;
 mod hash;
 mod keys;
+pub mod lease;
 pub mod naming;
 mod notify;
 mod own;
@@ -57,6 +60,8 @@ pub struct Store {
     max_keys: u32,
     /// Where we keep our own state; nowhere in a dry run.
     keeper: Option<Arc<Keeper>>,
+    /// Our part in the lease; none in a dry run.
+    lease: Option<Arc<Lease>>,
 }
 
 /// A whole survey, and the process it was read from.
@@ -117,7 +122,7 @@ impl Store {
     /// A source as it is found through `link`; of more than `max_keys` containers there is no survey.
     pub fn new(link: Arc<Link>, source: Arc<Source>, timing: Timing, max_keys: u32) -> Self {
         let naming = Naming::new(Arc::clone(&source), None);
-        Self { link, source, timing, naming, max_keys, keeper: None }
+        Self { link, source, timing, naming, max_keys, keeper: None, lease: None }
     }
 
     /// The same, with the ids of its entries hidden where people or programs read of them, if they are to be.
@@ -130,6 +135,18 @@ impl Store {
     #[must_use]
     pub fn keeping_state(self) -> Self {
         Self { keeper: Some(Arc::new(Keeper::of(&self.source, &self.timing))), ..self }
+    }
+
+    /// The same, evicting only while it holds the source's lease.
+    #[must_use]
+    pub fn under_lease(self, settings: lease::Settings, clock: Clock) -> Self {
+        let lease = Lease::new(Arc::clone(&self.link), &self.source, &self.timing, settings, clock);
+        Self { lease: Some(Arc::new(lease)), ..self }
+    }
+
+    /// Our part in the lease of the source, where one is needed.
+    pub fn lease(&self) -> Option<&Arc<Lease>> {
+        self.lease.as_ref()
     }
 
     /// The source.
@@ -221,11 +238,21 @@ impl Store {
     /// evidence has changed, and none if another process answers by now.
     pub async fn evict(&self, prepared: Vec<Prepared>, identity: &Identity, read_at: Now) -> Evicted {
         let failed = |error| Evicted { failure: Some(error), ..Default::default() };
+        let fence = self.lease.as_ref().map(|lease| lease.fence());
+        let Some(fence) = fence.map_or(Some(None), |fence| fence.map(Some)) else {
+            return Evicted::fenced(prepared);
+        };
         match self.link.live().await {
             Ok(live) if live.identity != *identity => {
                 failed(self.link.error(Kind::Other, "evicting", "another process answers than a moment ago"))
             }
-            Ok(live) => evict::strike(&self.link, &live, prepared, read_at).await,
+            Ok(live) => {
+                let evicted = evict::strike(&self.link, &live, prepared, fence.as_ref(), read_at).await;
+                if let Some(lease) = self.lease.as_ref().filter(|_| evicted.was_fenced()) {
+                    lease.fenced();
+                }
+                evicted
+            }
             Err(error) => failed(error),
         }
     }

@@ -78,6 +78,7 @@ const ZRANGEBYSCORE: Command = reads("ZRANGEBYSCORE", &["0", "0"]);
 const ZREVRANGEBYSCORE: Command = reads("ZREVRANGEBYSCORE", &["0", "0"]);
 const PUBLISH: Command = changes("PUBLISH", &["message"]);
 const XADD: Command = changes("XADD", &["*", "field", "value"]);
+const SET: Command = changes("SET", &["value"]);
 const HSET: Command = changes("HSET", &["field", "value"]);
 const HINCRBY: Command = changes("HINCRBY", &["field", "1"]);
 const PEXPIRE: Command = changes("PEXPIRE", &["1"]);
@@ -177,15 +178,21 @@ fn of_striking(source: &Source) -> Vec<Right> {
         }
         touched.push(own);
     }
+    touched.push(our_own());
     touched.sort();
     touched.dedup();
     let scripts = SCRIPTS.map(|command| Right { command, on: On::Keys(touched.clone()) });
     scripts.into_iter().chain(called).chain(of_our_own()).collect()
 }
 
-/// What keeps our own state.
+/// What keeps our own state, and what the scripts do with the lease.
 fn of_our_own() -> impl Iterator<Item = Right> {
-    [HMGET, HINCRBY, HSET, PEXPIRE].into_iter().map(|command| Right::on(command, [OWN_PREFIX, b"*"].concat()))
+    let commands = [HMGET, HINCRBY, HSET, PEXPIRE, GET, SET, writes(Verb::Unlink)];
+    commands.into_iter().map(|command| Right::on(command, our_own()))
+}
+
+fn our_own() -> Glob {
+    [OWN_PREFIX, b"*"].concat()
 }
 
 /// What the script does with entries and their containers.

@@ -17,11 +17,13 @@ pub enum Purpose {
     Evict,
     /// Our own state.
     State,
+    /// The lease.
+    Lease,
 }
 
 impl Purpose {
     /// Every purpose, in the order of [`Self::index`].
-    pub const ALL: [Self; 5] = [Self::Info, Self::Scan, Self::Read, Self::Evict, Self::State];
+    pub const ALL: [Self; 6] = [Self::Info, Self::Scan, Self::Read, Self::Evict, Self::State, Self::Lease];
 
     /// The name in metrics.
     pub const fn as_str(self) -> &'static str {
@@ -31,6 +33,7 @@ impl Purpose {
             Self::Read => "read",
             Self::Evict => "evict",
             Self::State => "state",
+            Self::Lease => "lease",
         }
     }
 

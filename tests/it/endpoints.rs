@@ -147,7 +147,7 @@ for_each_server! {
         let (source, audited) = (&seen["sources"][0], &audit["sources"][0]);
         let added: BTreeSet<_> = keys(source).difference(&keys(audited)).copied().collect();
         let times = ["last_complete_sweep_at", "last_sweep_at", "next_survey_at"];
-        assert_eq!(added, BTreeSet::from(times).union(&BTreeSet::from(["dry_run", "surveying"])).copied().collect());
+        assert_eq!(added, BTreeSet::from(times).union(&BTreeSet::from(["dry_run", "leader", "surveying"])).copied().collect());
         assert!(keys(audited).is_subset(&keys(source)), "{seen}");
         assert_eq!((&seen["dry_run"], &source["dry_run"]), (&false.into(), &false.into()));
         assert_eq!(seen["redis"], serde_json::json!({ "state": "ok" }));

@@ -83,8 +83,11 @@ for_each_server! {
                 .run()
                 .await;
             let lacking: &[&str] = match number {
-                0 => &["it may not EVALSHA, EVAL on box:* clients users:*", "it may not TYPE, UNLINK on box:*"],
-                1 => &["it may not EVALSHA, EVAL on box:* clients users:*", "it may not TYPE, UNLINK on box:*"],
+                0 | 1 => &[
+                    "it may not EVALSHA, EVAL on box:* clients presence-reaper:* users:*",
+                    "it may not TYPE, UNLINK on box:*",
+                    "it may not HMGET, HINCRBY, HSET, PEXPIRE, GET, SET, UNLINK on presence-reaper:*",
+                ],
                 _ => &["it may not EVAL on box:*", "it may not TYPE on box:*", "not asked: SREM on users:*", "UNLINK on box:*"],
             };
             says(&run, 1, lacking);

@@ -4,6 +4,7 @@
 //! out of the code it fails.
 
 mod clocks;
+mod lease;
 mod living;
 mod local_time;
 mod memory;

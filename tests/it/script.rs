@@ -3,14 +3,17 @@
 mod race;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
+use presence_reaper::clock::Clock;
 use presence_reaper::policy::entry::{EntryId, Timestamp};
 use presence_reaper::policy::outcome::{Blocked, Outcome};
 use presence_reaper::store::Found;
 use presence_reaper::store::audience::Ask;
 use presence_reaper::store::error::Kind as ErrorKind;
 use presence_reaper::store::evict::WINDOW;
+use presence_reaper::store::lease;
 use redis::Cmd;
 use redis::aio::MultiplexedConnection;
 use tokio::time::sleep;
@@ -478,6 +481,35 @@ for_each_server! {
                 check_refusal(&server, &mut client, refusal, known).await;
             }
         }
+    }
+
+    /// The lease is compared where the damage would be done: whoever lost it without knowing does nothing.
+    async fn g15_a_strike_without_the_lease_is_fenced(server: Server) {
+        let mut client = server.client().await;
+        let mut edge = Edge::on(&server, source(Layout::Zset));
+        edge.store = edge.store.under_lease(lease::Settings::default(), Clock::start());
+        let lease = Arc::clone(edge.store.lease().unwrap());
+        let ids = put_aged(&mut client, Layout::Zset, &[OLD, OLD]).await;
+        let fenced = || expected([("c0", Outcome::Fenced), ("c1", Outcome::Fenced)]);
+        server.reset_stats().await;
+        assert_eq!(edge.evict(&ids).await, fenced(), "never had it");
+        assert!(!server.command_stats().await.contains_key("evalsha"), "and did not even ask");
+
+        assert!(lease.try_to_lead().await.unwrap());
+        let key: Vec<String> = ask(&mut client, "KEYS presence-reaper:*:lease").await;
+        redis::cmd("SET").arg(&key[0]).arg("somebody else's").exec_async(&mut client).await.unwrap();
+        assert!(lease.leads(), "does not know");
+        assert_eq!(edge.evict(&ids).await, fenced());
+        assert!(!lease.leads() && !lease.try_to_lead().await.unwrap());
+        lease.release().await;
+        redis::cmd("DEL").arg(&key[0]).exec_async(&mut client).await.unwrap();
+        assert!(lease.try_to_lead().await.unwrap());
+        redis::cmd("DEL").arg(&key[0]).exec_async(&mut client).await.unwrap();
+        assert_eq!(edge.evict(&ids).await, fenced(), "lost with the server's data");
+        assert!(lease.try_to_lead().await.unwrap());
+        assert_eq!(edge.evict(&ids).await, expected([("c0", Outcome::Evicted), ("c1", Outcome::Evicted)]));
+        lease.release().await;
+        assert!(!ask::<bool>(&mut client, &format!("EXISTS {}", key[0])).await, "given back");
     }
 
     /// A server that was demoted and promoted again between survey and strike: a look on the same connection sees it.

@@ -80,7 +80,18 @@ const ROOMS: [Room; 22] = [
     },
     Room {
         name: "service",
-        uses: &["clock", "config", "daemon", "http", "metrics", "policy", "reaper", "report", "store::connect"],
+        uses: &[
+            "clock",
+            "config",
+            "daemon",
+            "http",
+            "metrics",
+            "policy",
+            "reaper",
+            "report",
+            "store::connect",
+            "store::lease",
+        ],
         never: &["clap", "SystemTime"],
     },
     Room {

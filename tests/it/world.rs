@@ -238,7 +238,7 @@ fn assert_source(source: &Value) {
     let counts = [&counts[..], &notifications].concat();
     let maps = ["unreadable_by", "times", "blocked_by"];
     let others = ["name", "state", "hold", "entries", "newest_age_ms", "oldest_age_ms", "ages", "stale"];
-    assert_keys(source, &[&counts[..], &maps, &others].concat(), &["error"]);
+    assert_keys(source, &[&counts[..], &maps, &others].concat(), &["error", "led_by"]);
     counts.iter().for_each(|key| assert!(source[key].is_u64(), "{key}: {source:#}"));
     maps.iter().for_each(|key| assert_counts(&source[key]));
     let states = ["normal", "grace", "silent", "mass", "blind"];

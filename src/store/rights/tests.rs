@@ -47,7 +47,8 @@ fn rules_of(source: &Source, evicts: bool, generation: Generation) -> String {
 }
 
 /// What every source needs that evicts anything, for what we keep of ourselves.
-const OWN: [&str; 1] = [" (+hincrby +hmget +hset +pexpire ~presence-reaper:*)"];
+const OWN: [&str; 2] =
+    [" (+get +hincrby +hmget +hset +pexpire +set +unlink ~presence-reaper:*)", " ~presence-reaper:*"];
 
 /// Rules for evicting without [`OWN`], of which each must be there, once.
 #[track_caller]
@@ -140,8 +141,8 @@ fn who_is_told_is_part_of_it() {
     let zset = telling(zset, &[], &["log"], Some("{remaining}"));
     assert!(rules_of(&zset, true, Generation::V7).contains("(+type +zcard +zrem +zscan +zscore ~online)"));
     let both = telling(hash(), &["off:{id}"], &["log"], None);
-    let flat = "+discard +eval +evalsha +hdel +hincrby +hmget +hscan +hset +info +multi +pexpire +publish +time +type \
-                +xadd ~clients ~log ~presence-reaper:*";
+    let flat = "+discard +eval +evalsha +get +hdel +hincrby +hmget +hscan +hset +info +multi +pexpire +publish +set +time \
+                +type +unlink +xadd ~clients ~log ~presence-reaper:*";
     assert_eq!(rules_of(&both, true, Generation::V6), flat, "which knows no channels");
     assert_eq!(rules_of(&both, true, Generation::V6_2), format!("{flat} &off:*"));
     let calls = needed([(&both, 0, true)]);
@@ -154,8 +155,8 @@ fn who_is_told_is_part_of_it() {
 fn each_generation_gets_a_line_that_it_understands() {
     let source = source(Kind::Hash, &["clients"], None, &[], &[]);
     let line = |generation| acl_line("a b", &needed([(&source, 3, true)]), generation);
-    let flat = "+discard +eval +evalsha +hdel +hincrby +hmget +hscan +hset +info +multi +pexpire +select +time +type \
-                ~clients ~presence-reaper:*";
+    let flat = "+discard +eval +evalsha +get +hdel +hincrby +hmget +hscan +hset +info +multi +pexpire +select +set +time \
+                +type +unlink ~clients ~presence-reaper:*";
     assert_eq!(line(Generation::V6), format!("ACL SETUSER \"a b\" on <PASSWORD> resetkeys -@all {flat}"));
     assert_eq!(
         line(Generation::V6_2),
@@ -164,8 +165,8 @@ fn each_generation_gets_a_line_that_it_understands() {
     assert_eq!(
         line(Generation::V7),
         "ACL SETUSER \"a b\" on <PASSWORD> resetkeys resetchannels clearselectors -@all \
-         +eval +evalsha +info +select +time ~clients (+hdel +hmget +hscan +type ~clients) \
-         (+hincrby +hmget +hset +pexpire ~presence-reaper:*)"
+         +eval +evalsha +info +select +time ~clients ~presence-reaper:* (+hdel +hmget +hscan +type ~clients) \
+         (+get +hincrby +hmget +hset +pexpire +set +unlink ~presence-reaper:*)"
     );
     assert_eq!(rules_of(&source, false, Generation::V6), "+hmget +hscan +info +time +type ~clients", "nothing to undo");
 }
@@ -205,7 +206,7 @@ fn a_call_names_keys_that_its_globs_match() {
         .collect();
     assert!(calls.contains(&"GET key*X:X".to_owned()), "{calls:?}");
     assert!(calls.contains(&"UNLINK box:key*X:X {qqq}X".to_owned()), "{calls:?}");
-    assert!(calls.contains(&"EVALSHA return 3 box:key*X:X key*X:X {qqq}X".to_owned()), "{calls:?}");
+    assert!(calls.contains(&"EVALSHA return 4 box:key*X:X key*X:X presence-reaper:X {qqq}X".to_owned()), "{calls:?}");
 }
 
 #[test]
