@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 use crate::harness::{AfterLoss, Binary, Hub, Kind, Layout, Mode, Proxy, Server, eventually};
 use crate::world::{
     FAST, SOON, STURDY, breaks, evictions, evicts, in_each_layout, is_in, is_old_enough, metric, only_source, reaper,
-    reaper_with, settled, throughout,
+    reaper_with, settle, settled, throughout,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -124,7 +124,8 @@ async fn lose_a_reply(after: AfterLoss) {
     let hub = Hub::new(&server, Layout::Zset);
     let ids = hub.live(12).await;
     let pinging = hub.ping_every(STURDY.heartbeat, &ids);
-    let daemon = settled(&proxy.url(), &hub, STURDY).await;
+    // The lease is kept by scripts too, and none of them is to come in between.
+    let daemon = settle(reaper(&proxy.url(), &hub, STURDY).env("PRESENCE_REAPER_LEASE__TTL", "10m")).await;
 
     proxy.set(Mode::LoseScriptReply(after));
     pinging.silence(&ids[..5]);
