@@ -186,7 +186,7 @@ fn document<S>(run: &Run<'_>, kind: Option<&'static str>, sources: Vec<S>) -> Do
     Document {
         kind,
         schema_version: SCHEMA_VERSION,
-        at: rfc3339(run.wall),
+        at: run.wall.to_string(),
         dry_run: run.dry_run,
         complete: run.is_complete(),
         redacted: run.findings.iter().any(|finding| finding.naming.is_redacted()),
@@ -210,7 +210,7 @@ fn source_document<'a>(run: &Run<'_>, finding: &'a Finding, lists: bool) -> Sour
             reason: hold.state.as_str(),
             detail: &hold.why,
             ends_with: &hold.ends_with,
-            ends_at: run.ends_at(hold).map(rfc3339),
+            ends_at: run.ends_at(hold).map(|at| at.to_string()),
         }),
         error: finding.failure.as_ref().map(ToString::to_string),
         led_by: finding.led_by.as_deref(),
@@ -283,7 +283,7 @@ fn listed(finding: &Finding, at: Timestamp, id: &EntryId) -> EntryDocument {
 fn entry_document(naming: &Naming, id: &EntryId, at: Timestamp, age_ms: i64) -> EntryDocument {
     let (id_text, id_base64) = json_text(naming.id(id));
     let (key, key_base64) = json_text(naming.key(id));
-    EntryDocument { id: id_text, id_base64, key, key_base64, last_ping: rfc3339(at), age_ms }
+    EntryDocument { id: id_text, id_base64, key, key_base64, last_ping: at.to_string(), age_ms }
 }
 
 /// Bytes as JSON text, and beside it in base64 where the text alone would lose some.
@@ -295,10 +295,6 @@ fn json_text(bytes: Cow<'_, [u8]>) -> (String, Option<String>) {
             (String::from_utf8_lossy(bytes).into_owned(), Some(BASE64.encode(bytes)))
         }
     }
-}
-
-fn rfc3339(at: Timestamp) -> String {
-    jiff::Timestamp::from_millisecond(at.millis()).map_or_else(|_| format!("{} ms", at.millis()), |at| at.to_string())
 }
 
 // === a daemon's ===
@@ -319,7 +315,7 @@ pub struct Standing {
 impl Standing {
     /// The word, a sentence where there is something to say, and since when Redis is down, if it is.
     pub fn new(state: &'static str, reason: Option<String>, since: Option<Timestamp>) -> Self {
-        Self { state, reason, since: since.map(rfc3339) }
+        Self { state, reason, since: since.map(|at| at.to_string()) }
     }
 
     /// One JSON object.
@@ -358,7 +354,7 @@ struct StatusSource<'a> {
 /// # Errors
 /// Whatever the writer says.
 pub fn write_status(run: &Run<'_>, turns: &[Turns], standing: &Standing, out: &mut dyn Write) -> io::Result<()> {
-    let at = |at: Option<Monotonic>| at.map(|at| rfc3339(run.wall_at(at)));
+    let at = |at: Option<Monotonic>| at.map(|at| run.wall_at(at).to_string());
     let sources = run.findings.iter().zip(turns).map(|(finding, turns)| StatusSource {
         found: source_document(run, finding, true),
         dry_run: finding.dry_run,
@@ -366,12 +362,12 @@ pub fn write_status(run: &Run<'_>, turns: &[Turns], standing: &Standing, out: &m
         surveying: turns.surveying,
         last_sweep_at: at(turns.swept),
         last_complete_sweep_at: at(turns.surveyed),
-        next_survey_at: rfc3339(run.wall_at(turns.next_survey)),
+        next_survey_at: run.wall_at(turns.next_survey).to_string(),
     });
     let document = StatusDocument {
         run: document(run, None, sources.collect()),
         version: env!("CARGO_PKG_VERSION"),
-        started_at: rfc3339(run.wall_at(Monotonic::default())),
+        started_at: run.wall_at(Monotonic::default()).to_string(),
         standing,
     };
     serde_json::to_writer_pretty(&mut *out, &document)?;

@@ -1,5 +1,6 @@
 //! The nouns every room shares: a time, an id, a mark.
 
+use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +37,16 @@ impl Timestamp {
     #[must_use]
     pub fn minus(self, by: Duration) -> Self {
         Self(self.0.saturating_sub(millis(by)))
+    }
+}
+
+/// As RFC 3339, in UTC; what no calendar reaches in milliseconds.
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match jiff::Timestamp::from_millisecond(self.0) {
+            Ok(at) => write!(f, "{at}"),
+            Err(_) => write!(f, "{} ms", self.0),
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::time::Duration;
 
-use super::{Run, rfc3339};
+use super::Run;
 use crate::policy::duration::in_words;
 use crate::policy::entry::{EntryId, Timestamp};
 use crate::policy::outcome::Blocked;
@@ -126,7 +126,7 @@ fn write_list(
         let age = finding.now.map_or(0, |now| now.server.millis_since(*at)).max(0).unsigned_abs();
         let age = in_words(Duration::from_millis(age));
         let id = shortened(&finding.naming.id(id), ID_COLUMNS);
-        writeln!(out, "  {age:>8}  {:<24}  {id}", rfc3339(*at))?;
+        writeln!(out, "  {age:>8}  {:<24}  {id}", at.to_string())?;
     }
     writeln!(out)
 }
@@ -144,7 +144,7 @@ fn verdict(run: &Run<'_>, finding: &Finding) -> String {
         return format!("{name}: {} Another reaper holds its lease: {leader}.", done(finding));
     }
     let held = finding.hold.as_ref().map(|hold| {
-        let ends = run.ends_at(hold).map(|at| format!(", at {} at the latest", rfc3339(at))).unwrap_or_default();
+        let ends = run.ends_at(hold).map(|at| format!(", at {} at the latest", at)).unwrap_or_default();
         format!("{}: {}; ends with {}{ends}", hold.state.as_str(), hold.why, hold.ends_with)
     });
     let stale = plural(finding.stale(), "stale entry", "stale entries");
@@ -166,7 +166,7 @@ fn done(finding: &Finding) -> String {
         (outcomes.spared, "spared by a change in between"),
         (outcomes.gone, "gone already"),
         (outcomes.too_late, "too late"),
-        (outcomes.fenced, "left to another reaper"),
+        (outcomes.fenced, "kept by the lease or the release"),
         (outcomes.unknown, "unknown, the reply being lost"),
         (finding.kept_by_grace, "kept by a grace"),
     ];
