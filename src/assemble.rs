@@ -6,9 +6,10 @@ use crate::clock::Clock;
 use crate::config::{Config, SourceConfig};
 use crate::policy::guard::{self, Lifted};
 use crate::policy::pace::Shared;
-use crate::reaper::{Mode, Reaper, Settings};
+use crate::reaper::{Mode, Reaper, Settings, StandingOrders};
 use crate::store::Store;
 use crate::store::connect::{self, Links};
+use crate::store::orders::OrderBook;
 use crate::text::Redaction;
 
 /// What holds for all sources of a run.
@@ -22,12 +23,14 @@ pub struct Run {
     pub max: Option<u64>,
     /// Hides ids in reports and logs.
     pub redaction: Option<Arc<Redaction>>,
+    /// What operators order.
+    pub orders: Arc<StandingOrders>,
 }
 
 impl Run {
     /// The daemon's run: no limit but the pace, nothing lifted.
     pub fn unlimited(mode: Mode) -> Self {
-        Self { mode, lifted: Lifted::default(), max: None, redaction: None }
+        Self { mode, lifted: Lifted::default(), max: None, redaction: None, orders: Arc::default() }
     }
 }
 
@@ -41,6 +44,7 @@ pub fn reapers(config: &Config, run: &Run, clock: Clock) -> (Links, Vec<Reaper>)
             guard: source.guard,
             mode: if source.dry_run { Mode::DryRun } else { run.mode },
             lifted: run.lifted,
+            orders: Arc::clone(&run.orders),
         };
         let store = store(config, source, run.redaction.clone(), &mut links, clock);
         let store =
@@ -49,6 +53,15 @@ pub fn reapers(config: &Config, run: &Run, clock: Clock) -> (Links, Vec<Reaper>)
     });
     let reapers = reapers.collect();
     (links, reapers)
+}
+
+/// Where operators order in the databases of a configuration, and the connections to them.
+pub fn order_books(config: &Config, clock: Clock) -> (Links, Vec<OrderBook>) {
+    let mut links = Links::new(config.redis.endpoint.clone());
+    let stores: Vec<Store> =
+        config.sources.iter().map(|source| store(config, source, None, &mut links, clock)).collect();
+    let books = OrderBook::of(&stores);
+    (links, books)
 }
 
 /// A source of a configuration as it is found on its server, through the one of `links` that leads to its database.

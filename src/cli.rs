@@ -12,6 +12,7 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 pub use clap_complete::Shell;
 
 use crate::config::{self, FlagValue, Setting};
+use crate::policy::order;
 
 mod manual;
 
@@ -60,6 +61,13 @@ pub enum Task {
         report: Report,
         /// Exit 10 when more than this many entries are stale.
         fail_on_stale: Option<u64>,
+    },
+    /// Give an order to the daemons.
+    Order(order::Command),
+    /// Say what is ordered, and how the daemons stand.
+    Status {
+        /// How to report.
+        output: Output,
     },
     /// Check the configuration.
     Check {
@@ -271,6 +279,53 @@ enum Command {
         #[command(flatten)]
         settings: SettingArgs,
     },
+    /// Pull the brake: no reaper evicts anything, or nothing from these sources, until it ends or is let go
+    Hold {
+        /// The sources; all, if none is named
+        #[arg(value_name = "SOURCE")]
+        names: Vec<String>,
+        /// For how long, at most 24h
+        #[arg(long = "for", value_name = "DURATION", default_value = "1h", value_parser = order_duration)]
+        lasts: Duration,
+        /// Why, for whoever wonders
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+        #[command(flatten)]
+        settings: SettingArgs,
+    },
+    /// Let go of the brake
+    Resume {
+        /// The sources; all, if none is named
+        #[arg(value_name = "SOURCE")]
+        names: Vec<String>,
+        #[command(flatten)]
+        settings: SettingArgs,
+    },
+    /// Let a source that is silent or in mass evict so many; whatever else keeps an entry still keeps it
+    Release {
+        /// The source
+        #[arg(value_name = "SOURCE")]
+        name: String,
+        /// How many entries at most
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        max: u64,
+        /// For how long, at most 24h
+        #[arg(long = "for", value_name = "DURATION", default_value = "10m", value_parser = order_duration)]
+        lasts: Duration,
+        /// Why, for whoever wonders
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+        #[command(flatten)]
+        settings: SettingArgs,
+    },
+    /// Say what is ordered, who evicts, and how each source stands with every reaper
+    Status {
+        /// Form of the report: text or json [default: text]
+        #[arg(short, long, value_name = "FORM", hide_possible_values = true)]
+        output: Option<Output>,
+        #[command(flatten)]
+        settings: SettingArgs,
+    },
     /// See it work on a private redis-server with simulated clients
     Demo {
         /// Clients to simulate
@@ -383,7 +438,7 @@ Exit codes (treat others as failures):
   2   wrong command line
   10  --fail-on-stale, and more were stale
   11  a guard held something back, or another reaper leads (--once)
-  12  incomplete: a source was not seen
+  12  incomplete: a source was not seen, or a reaper did not answer
   78  wrong configuration
 
 A flag outranks its variable, and a variable the file. A password is never a flag:
@@ -423,6 +478,24 @@ impl Cli {
                 let redact = redact || one_shot.redact;
                 check_task(connect, acl, dry_run, redact, sample_for, output.or(one_shot.output))?
             }
+            Some(Command::Hold { names: sources, lasts, reason, settings }) => {
+                order(one_shot, "hold", &mut given, settings, order::Command::Hold { sources, lasts, reason })?
+            }
+            Some(Command::Resume { names: sources, settings }) => {
+                order(one_shot, "resume", &mut given, settings, order::Command::Resume { sources })?
+            }
+            Some(Command::Release { name: source, max, lasts, reason, settings }) => {
+                let command = order::Command::Release { source, max, lasts, reason };
+                order(one_shot, "release", &mut given, settings, command)?
+            }
+            Some(Command::Status { output, settings }) => {
+                one_shot.refuse_beside("status")?;
+                given.append(settings.given())?;
+                match output.or(one_shot.output).unwrap_or_default() {
+                    Output::Ndjson => return Err("status writes one answer: text or json".to_owned()),
+                    output => Task::Status { output },
+                }
+            }
             Some(Command::Demo { clients, redis_server, serve }) => {
                 one_shot.refuse_beside("demo")?;
                 if one_shot.output.is_some() || !given.is_empty() {
@@ -445,6 +518,26 @@ impl Cli {
         let flags = config::Flags { settings: given.settings, sources: given.sources };
         Ok(Self { task, config: given.config, flags, color: color.unwrap_or_default() })
     }
+}
+
+/// An order, given with no more than settings.
+fn order(
+    one_shot: OneShotArgs,
+    name: &str,
+    given: &mut Given,
+    settings: SettingArgs,
+    command: order::Command,
+) -> Result<Task, String> {
+    one_shot.refuse_beside(name)?;
+    if one_shot.output.is_some() {
+        return Err(format!("{name} says what it did, and no more: leave --output out"));
+    }
+    given.append(settings.given())?;
+    Ok(Task::Order(command))
+}
+
+fn order_duration(text: &str) -> Result<Duration, String> {
+    order::check_duration(humantime::parse_duration(text).map_err(|error| error.to_string())?)
 }
 
 /// What `check` was asked to do.

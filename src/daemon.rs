@@ -8,7 +8,8 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::policy::entry::Monotonic;
 use crate::policy::schedule;
-use crate::reaper::{Reaper, Report};
+use crate::reaper::{Describe, Reaper, Report, hearings};
+use crate::store::lease::Lease;
 
 mod health;
 
@@ -32,6 +33,11 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     let mut loops = JoinSet::new();
+    for mut hearing in hearings(&reapers, describing(&reapers, &health)) {
+        // Before anything else: what was ordered while nobody was here.
+        stop.run_until_cancelled(hearing.hear()).await;
+        loops.spawn(hearing.keep(stop.clone()));
+    }
     for reaper in reapers {
         let turns = Loop {
             failures: 0,
@@ -45,6 +51,17 @@ pub async fn run(
         loops.spawn(turns.lead());
     }
     loops.join_all().await;
+}
+
+/// How the sources stand, for operators who ask.
+fn describing(reapers: &[Reaper], health: &Arc<Health>) -> Describe {
+    let leases: Vec<Arc<Lease>> = reapers.iter().filter_map(|reaper| reaper.store().lease().cloned()).collect();
+    let health = Arc::clone(health);
+    Arc::new(move |sources, now| {
+        let seen = health.sources().into_iter().filter(|seen| sources.contains(&seen.finding.source));
+        let leads = |name: &str| leases.iter().find(|lease| lease.source() == name).is_some_and(|lease| lease.leads());
+        seen.map(|seen| seen.finding.for_operators(leads(&seen.finding.source), now)).collect()
+    })
 }
 
 /// One source's loop.
@@ -73,12 +90,19 @@ impl Loop {
 
     async fn run(mut self) {
         let stop = self.stop.clone();
-        // bound: until told to stop; every turn sleeps until something is due
+        let mut changes = self.reaper.orders().changes();
+        // bound: until told to stop; every turn sleeps until something is due, or ordered
         while !stop.is_cancelled() {
             self.health.turned(self.name(), self.clock.now(), self.next_survey);
             let next = self.reaper.next_strike().map_or(self.next_survey, |strike| strike.min(self.next_survey));
-            if stop.run_until_cancelled(self.sleep_until(next)).await.is_none() {
-                return;
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.sleep_until(next) => {}
+                Ok(()) = changes.changed() => {
+                    let report = self.reaper.obey().await;
+                    self.reported(&report);
+                    continue;
+                }
             }
             if self.clock.now() >= self.next_survey && stop.run_until_cancelled(self.survey()).await.is_none() {
                 self.surveying(false);

@@ -7,15 +7,16 @@
 //! | room | its job | may use |
 //! |---|---|---|
 //! | `main` | parses, builds, waits for a signal, exit code | everything |
-//! | [`cli`] | what a person can type, and the texts made from it: completions, manual | `config` |
+//! | [`cli`] | what a person can type, and the texts made from it: completions, manual | `config`, the orders of `policy` |
 //! | [`config`] | file, environment and flags → one checked configuration | `language`, `policy`, the parts' settings |
 //! | [`language`] | the words, patterns and templates of a source: text → checked values | `policy` |
 //! | [`check`] | what a checked configuration comes to, and the rights it needs | `config`, `policy`, settings of `store` |
-//! | [`assemble`] | a checked configuration → the reapers of a process | `config`, `reaper`, `store`, `policy`, `clock`, `text` |
+//! | [`assemble`] | a checked configuration → the reapers of a process, and where they are ordered | `config`, `reaper`, `store`, `policy`, `clock`, `text` |
 //! | [`service`] | the daemon with its faces: loops, metrics, endpoints | all of these but `cli` |
 //! | [`daemon`] | the loop: when to survey, when to strike, when to stop; health, and the latest of each source | `reaper`, `policy`, `store`, `clock` |
 //! | [`inspect`] | a configuration tried on its server: rights, samples | `assemble`, `check`, `config`, `policy`, `store`, `clock`, `text` |
-//! | [`oneshot`] | the audit and `--once`: survey and strike without the loop | `reaper`, `policy`, `clock`, an ask of `store` |
+//! | [`oneshot`] | the audit and `--once`: survey and strike without the loop | `reaper`, `policy`, `clock`, an ask and the orders of `store` |
+//! | [`operator`] | orders given from outside, and how things stand | the orders of `store`, `policy`, `text` |
 //! | [`reaper`] | one source's survey and strike: the sweep | `policy`, `store`, `clock`, `text` |
 //! | [`policy`] | the rule: plain values in, plain values out | nothing |
 //! | [`store`] | the Redis edge: one database of one master | `policy`, `language`, `clock`, `text` |
@@ -54,6 +55,7 @@ pub mod language;
 pub mod logging;
 pub mod metrics;
 pub mod oneshot;
+pub mod operator;
 pub mod output;
 pub mod policy;
 pub mod reaper;

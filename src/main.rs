@@ -15,13 +15,15 @@ use presence_reaper::inspect::{self, Aim};
 use presence_reaper::output::{self, StatusLine, Written};
 use presence_reaper::policy::duration::in_words;
 use presence_reaper::policy::guard::Lifted;
+use presence_reaper::policy::order::{self, Brake, Command};
 use presence_reaper::policy::survey::{LISTED, Order, Wanted};
-use presence_reaper::reaper::{Finding, Mode};
+use presence_reaper::reaper::{Finding, Mode, StandingOrders};
 use presence_reaper::service::Service;
 use presence_reaper::store::audience::{Ask, Audience, Count, Page};
+use presence_reaper::store::orders::host_name;
 use presence_reaper::store::rights::Generation;
 use presence_reaper::text::{Paint, Redaction};
-use presence_reaper::{check, demo, logging, oneshot, report};
+use presence_reaper::{check, demo, logging, oneshot, operator, report};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -35,11 +37,13 @@ enum Exit {
     Done = 0,
     /// Failed: Redis, a socket, a file.
     Failed = 1,
+    /// The command line names what there is not.
+    Usage = 2,
     /// `--fail-on-stale`, and more were stale.
     Stale = 10,
     /// A guard held something back from `--once`.
     Held = 11,
-    /// A source was not seen.
+    /// A source was not seen, or a reaper did not answer.
     Incomplete = 12,
     /// The configuration is wrong.
     Config = 78,
@@ -83,6 +87,8 @@ async fn perform(cli: Cli) -> Exit {
         Task::Connect { dry_run, sample_for, .. } => {
             connected(&config, Aim { evicts: !dry_run, sample_for, redaction: manner.redaction.clone() }, &manner).await
         }
+        Task::Order(command) => ordered(&config, &command, &manner).await,
+        Task::Status { output } => status(&config, output, &manner).await,
         Task::Acl { dry_run, server } => acl(&config, !dry_run, server).await,
         Task::Run { dry_run, .. } => serve(config, if dry_run { Mode::DryRun } else { Mode::Evict }, manner).await,
         Task::Audit { report, fail_on_stale } => audit(&config, report, fail_on_stale, manner).await,
@@ -148,8 +154,9 @@ async fn serve(config: Config, mode: Mode, manner: Manner) -> Exit {
     }
     let stop = stop_on_signal();
     let clock = Clock::start();
-    let (links, reapers) =
-        assemble::reapers(&config, &Run { redaction: manner.redaction, ..Run::unlimited(mode) }, clock);
+    let run = Run { redaction: manner.redaction, ..Run::unlimited(mode) };
+    brake_on_signal(Arc::clone(&run.orders), clock);
+    let (links, reapers) = assemble::reapers(&config, &run, clock);
     let service = match Service::bind(&config, links, &reapers, clock).await {
         Ok(service) => service,
         Err(error) => {
@@ -185,6 +192,28 @@ fn stop_on_signal() -> CancellationToken {
     stop
 }
 
+/// SIGUSR1 pulls the brake of this process alone, SIGUSR2 lets go of it; neither needs Redis.
+fn brake_on_signal(orders: Arc<StandingOrders>, clock: Clock) {
+    let (Ok(mut pull), Ok(mut let_go)) = (signal(SignalKind::user_defined1()), signal(SignalKind::user_defined2()))
+    else {
+        return;
+    };
+    tokio::spawn(async move {
+        // bound: every turn waits for a signal
+        loop {
+            let brake = tokio::select! {
+                _ = pull.recv() => Some(Brake {
+                    until: Some(clock.now().plus(order::HELD_FOR)),
+                    why: "SIGUSR1 pulled the brake of this process".into(),
+                    ends_with: "SIGUSR2, else by itself",
+                }),
+                _ = let_go.recv() => None,
+            };
+            orders.brake(brake).await;
+        }
+    });
+}
+
 // === single runs ===
 
 async fn audit(config: &Config, report: Report, fail_on_stale: Option<u64>, manner: Manner) -> Exit {
@@ -212,7 +241,8 @@ async fn once(
     let stop = stop_on_signal();
     let clock = Clock::start();
     let lifted = Lifted { silent: release.silent, mass: release.mass };
-    let run = Run { mode: Mode::Evict, lifted, max, redaction: manner.redaction };
+    let run = Run { lifted, max, redaction: manner.redaction, ..Run::unlimited(Mode::Evict) };
+    brake_on_signal(Arc::clone(&run.orders), clock);
     let (_links, reapers) = assemble::reapers(config, &run, clock);
     // A reader who leaves does not call off what was asked for.
     let telling = Telling::begin(report, clock, CancellationToken::new());
@@ -397,6 +427,55 @@ async fn acl(config: &Config, evicts: bool, server: AclServer) -> Exit {
             complain(&"the server does not tell its version: name it, as in --acl=7.0, and leave --connect out");
             Exit::Failed
         }
+        Err(error) => {
+            complain(&error);
+            Exit::Failed
+        }
+    }
+}
+
+// === orders ===
+
+/// Gives an order, and says who obeys.
+async fn ordered(config: &Config, command: &Command, manner: &Manner) -> Exit {
+    let known = |name: &&String| config.sources.iter().any(|source| *source.source.name == **name);
+    if let Some(unknown) = command.sources().iter().find(|name| !known(name)) {
+        let names: Vec<&str> = config.sources.iter().map(|source| &*source.source.name).collect();
+        complain(&format!("no source is called {unknown}; there are: {}", names.join(", ")));
+        return Exit::Usage;
+    }
+    let (_links, books) = assemble::order_books(config, Clock::start());
+    match operator::give(&books, command, &operator_name()).await {
+        Ok(given) => {
+            let paint = Paint { on: manner.stdout_colors };
+            match print(|out| operator::write_given(command, &given, paint, out)) {
+                Exit::Done if !given.unanswered.is_empty() => Exit::Incomplete,
+                exit => exit,
+            }
+        }
+        Err(error) => {
+            complain(&error);
+            if matches!(command, Command::Hold { .. }) {
+                say("a reaper can be held without Redis: send its process SIGUSR1");
+            }
+            Exit::Failed
+        }
+    }
+}
+
+/// Who gives an order, as far as that can be known.
+fn operator_name() -> String {
+    let user = ["SUDO_USER", "USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok());
+    format!("{}@{}", user.unwrap_or_else(|| "somebody".into()), host_name())
+}
+
+async fn status(config: &Config, output: Output, manner: &Manner) -> Exit {
+    let (_links, books) = assemble::order_books(config, Clock::start());
+    match operator::view(&books).await {
+        Ok(views) => print(|out| match output {
+            Output::Text => operator::write_view(&views, Paint { on: manner.stdout_colors }, out),
+            Output::Json | Output::Ndjson => operator::write_json(&views, out),
+        }),
         Err(error) => {
             complain(&error);
             Exit::Failed

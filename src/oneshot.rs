@@ -11,8 +11,9 @@ use crate::policy::entry::Monotonic;
 use crate::policy::guard::State;
 use crate::policy::schedule;
 use crate::policy::survey::Wanted;
-use crate::reaper::{Finding, Reaper, Report};
+use crate::reaper::{Finding, Reaper, Report, hearings};
 use crate::store::audience::Ask;
+use crate::store::orders::InstanceSource;
 
 /// Told while a run waits for its second look: the source, how many entries are watched, and how long it still takes.
 pub type Waiting = Arc<dyn Fn(&str, usize, Duration) + Send + Sync>;
@@ -44,7 +45,9 @@ pub async fn once(
     stop: CancellationToken,
     waiting: Waiting,
 ) -> Vec<Finding> {
-    each(reapers, |reaper| {
+    let done = stop.child_token();
+    let hearing = listen(&reapers, &done).await;
+    let findings = each(reapers, |reaper| {
         let (ask, stop, waiting) = (ask.clone(), stop.clone(), Arc::clone(&waiting));
         async move {
             let mut reaper = reaper;
@@ -53,7 +56,20 @@ pub async fn once(
             run.finding
         }
     })
-    .await
+    .await;
+    done.cancel();
+    hearing.join_all().await;
+    findings
+}
+
+/// Hears what operators order until `done`; what stands now is heard at the return.
+async fn listen(reapers: &[Reaper], done: &CancellationToken) -> JoinSet<()> {
+    let mut listening = JoinSet::new();
+    for mut hearing in hearings(reapers, Arc::new(|sources, _| sources.iter().map(InstanceSource::once).collect())) {
+        done.run_until_cancelled(hearing.hear()).await;
+        listening.spawn(hearing.keep(done.clone()));
+    }
+    listening
 }
 
 async fn each<F>(reapers: Vec<Reaper>, run: impl Fn(Reaper) -> F) -> Vec<Finding>

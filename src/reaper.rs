@@ -29,8 +29,12 @@ use crate::store::{Found, Looked, Store, Surveyed};
 use crate::text::quoted;
 
 mod account;
+mod hearing;
+mod orders;
 
 pub use account::{Finding, Report, Skipped, Turns, Verb};
+pub use hearing::{Describe, Hearing, hearings};
+pub use orders::StandingOrders;
 
 /// Entries re-read and struck in one go: a strike's window of server time must not close on its last batch.
 const CHUNK: usize = 200;
@@ -58,6 +62,8 @@ pub struct Settings {
     pub mode: Mode,
     /// Guards that are lifted for this run.
     pub lifted: Lifted,
+    /// What operators order in this process.
+    pub orders: Arc<StandingOrders>,
 }
 
 /// The reaper of one source.
@@ -138,6 +144,30 @@ impl Reaper {
         self.ledger.watch().is_empty()
     }
 
+    // === orders ===
+
+    /// What is ordered has changed: takes it in, and says how the source stands now.
+    pub async fn obey(&mut self) -> Report {
+        let began = self.clock.now();
+        let report = self.report(Verb::Order);
+        self.hear().await;
+        self.conclude(report, began)
+    }
+
+    /// Tells when what is ordered changes.
+    pub fn orders(&self) -> &StandingOrders {
+        &self.settings.orders
+    }
+
+    async fn hear(&mut self) {
+        if self.settings.mode == Mode::DryRun {
+            return;
+        }
+        let orders = Arc::clone(&self.settings.orders);
+        let in_force = orders.for_source(&self.store.source().name, self.clock.now()).await;
+        self.ledger.ordered(in_force.orders);
+    }
+
     // === survey ===
 
     /// Reads everything in the source and takes it in; then keeps what a later process has to know. May be dropped at
@@ -150,7 +180,9 @@ impl Reaper {
     pub async fn survey_for(&mut self, ask: &Ask) -> Report {
         let began = self.clock.now();
         let mut report = self.report(Verb::Survey);
-        match self.store.survey(ask).await {
+        let surveyed = self.store.survey(ask).await;
+        self.hear().await;
+        match surveyed {
             Ok(surveyed) => {
                 self.take_in(surveyed, &mut report);
                 if report.canary_refused.is_none() {
@@ -293,7 +325,11 @@ impl Reaper {
             return self.conclude(report, began);
         }
         // bound: every round takes at least one entry off the list of those due, or ends it
+        let orders = Arc::clone(&self.settings.orders);
         while !stop.is_cancelled() && self.leads() {
+            // They can't change until the batch is answered.
+            let in_force = orders.for_source(&self.store.source().name, self.clock.now()).await;
+            self.ledger.ordered(in_force.orders.clone());
             let Some((now, due)) = self.reserve_due(&mut report) else { break };
             let reserved = due.len() as u64;
             let spent = self.strike_due(due, &mut report).await;
@@ -373,8 +409,15 @@ impl Reaper {
         }
         let skipping = prepared.iter().filter(|one| one.skipped_companions() > 0);
         let skipped: Vec<_> = skipping.map(|one| (one.id().clone(), one.skipped_companions())).collect();
-        let evicted = self.store.evict(prepared, &identity, now).await;
-        self.take_in_outcomes(evicted, &skipped, now, report)
+        let released = self.ledger.released(now).cloned();
+        let evicted = self.store.evict(prepared, &identity, now, released.as_ref()).await;
+        let spent = self.take_in_outcomes(evicted, &skipped, now, report);
+        if released.is_some() {
+            self.ledger.spend_release(spent);
+            let left = self.ledger.released(now).map_or(0, |release| release.left);
+            warn!(source = &*report.source, evicted = spent, left, "released by an operator, in spite of the hold");
+        }
+        spent
     }
 
     /// The entry, if it may be struck; else what is remembered of it is brought up to date.

@@ -64,6 +64,10 @@ E5 no mass@g7_two_hubs@policy/guard.rs@s/self.silent\(now\).or_else\(.. self.mas
 E5 a mass is not latched@g7_two_hubs@policy/guard.rs@s/self.mass_until = Some\(now.plus\(self.timing.threshold \* 2\)\)/self.mass_until = Some(now.plus(self.timing.heartbeat_interval))/
 E5 a third is a mass@g7_one_hub@policy/guard.rs@s/= \(55, 100\)/= (30, 100)/
 E5 six are a mass@g7_six_clients@policy/guard.rs@s/MASS_MIN: u64 = 10/MASS_MIN: u64 = 1/
+E5 no brake@g_hold_nothing_goes@policy/order.rs@s/let brake = self.brake.as_ref\(\)/let brake = self.brake.as_ref().filter(|_| false)/
+E5 a lost brake is let go@g_hold_a_brake_that_redis_lost@reaper/orders.rs@s/self.replace\(read, true\)/self.replace(read, false)/
+E5 a release is not counted@a_release_is_good_for@store/evict.lua@s/redis.call\('HINCRBY', KEYS.release., 'left', -going\)//
+E4 a release shortens a grace@g5_no_release@policy/rule.rs@s/if let Some\(until\) = facts.continuity.keeps\(watched.last_ping, now.mono\)/if let Some(until) = facts.continuity.keeps(watched.last_ping, now.mono).filter(|_| facts.guard.orders().release.is_none())/
 E5 a release lifts nothing@g6_a_silent_source@policy/guard.rs@s/ \&\& !self.lifted.silent//
 E7 no compare@p1_a_ping_between@store/evict.lua@s/= tonumber\(found\) == tonumber\(expected\)/= true/
 E7 no check before the deed@p5_an_entry_goes_whole@store/evict.lua@s/NEEDS\[deed.verb\] and kind ~= NEEDS\[deed.verb\]/false/

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::duration::in_words;
 use super::entry::{Monotonic, Now, Timestamp};
 use super::memory;
+use super::order::{Orders, Release};
 use super::staleness::Timing;
 use super::survey::Survey;
 
@@ -81,6 +82,8 @@ const SMALL_SILENCE: Duration = Duration::from_secs(15 * 60);
 pub enum State {
     /// Stale entries are evicted.
     Normal,
+    /// An operator pulled the brake.
+    Held,
     /// No survey succeeded lately.
     Blind,
     /// After a continuity break.
@@ -93,12 +96,13 @@ pub enum State {
 
 impl State {
     /// Every state, in the order of precedence: of several reasons to hold the first is shown.
-    pub const ALL: [Self; 5] = [Self::Blind, Self::Grace, Self::Silent, Self::Mass, Self::Normal];
+    pub const ALL: [Self; 6] = [Self::Held, Self::Blind, Self::Grace, Self::Silent, Self::Mass, Self::Normal];
 
     /// The name in metrics and reports.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Normal => "normal",
+            Self::Held => "held",
             Self::Blind => "blind",
             Self::Grace => "grace",
             Self::Silent => "silent",
@@ -164,6 +168,7 @@ pub struct Guard {
     recent_at: Monotonic,
     mass_until: Option<Monotonic>,
     lifted: Lifted,
+    orders: Orders,
 }
 
 impl Guard {
@@ -177,6 +182,7 @@ impl Guard {
             recent_at: Monotonic::default(),
             mass_until: None,
             lifted,
+            orders: Orders::default(),
         }
     }
 
@@ -288,8 +294,32 @@ impl Guard {
         Some(silence.since.plus(release.max(self.timing.threshold * 2).saturating_sub(silence.before)))
     }
 
-    /// Why nothing of this source may go at `now`; none if it may.
+    /// Takes in what operators order.
+    pub fn ordered(&mut self, orders: Orders) {
+        self.orders.update(orders);
+    }
+
+    /// What operators order.
+    pub fn orders(&self) -> &Orders {
+        &self.orders
+    }
+
+    /// Takes note that `count` went, or may have gone, under the release of an operator.
+    pub fn spend_release(&mut self, count: u64) {
+        self.orders.spend(count);
+    }
+
+    /// Why nothing of this source may go at `now`, but for the brake; none if it may.
     pub fn hold(&self, now: Now) -> Option<Hold> {
+        self.waiting(now).filter(|_| self.orders.released(now.mono).is_none())
+    }
+
+    /// The release without which nothing would go at `now`, if there is one.
+    pub fn released(&self, now: Now) -> Option<&Release> {
+        self.waiting(now).and_then(|_| self.orders.released(now.mono))
+    }
+
+    fn waiting(&self, now: Now) -> Option<Hold> {
         self.silent(now).or_else(|| self.mass(now.mono))
     }
 

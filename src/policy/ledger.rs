@@ -9,6 +9,7 @@ use super::continuity::{Break, CLOCK_TOLERANCE, Continuity, Identity};
 use super::entry::{EntryId, Mark, Monotonic, Now, Timestamp};
 use super::guard::{self, Change, Guard, Hold, Lifted, State};
 use super::memory::{Memory, SingleRun};
+use super::order::{Orders, Release};
 use super::outcome::Outcome;
 use super::pace::Pace;
 use super::rule::{self, Facts, Refusal};
@@ -261,6 +262,21 @@ impl Ledger {
         }
     }
 
+    /// Takes in what operators order.
+    pub fn ordered(&mut self, orders: Orders) {
+        self.guard.ordered(orders);
+    }
+
+    /// The release of an operator without which nothing would go at `now`, if there is one.
+    pub fn released(&self, now: Now) -> Option<&Release> {
+        self.guard.released(now)
+    }
+
+    /// Takes note that `count` went, or may have gone, under the release of an operator.
+    pub fn spend_release(&mut self, count: u64) {
+        self.guard.spend_release(count);
+    }
+
     /// Takes in what became of an entry that was struck.
     pub fn struck(&mut self, id: &EntryId, outcome: Outcome, now: Monotonic) {
         let heartbeat = self.timing.heartbeat_interval;
@@ -342,7 +358,8 @@ impl Ledger {
 
     /// Why the source holds at `mono`, if it does: what its state, its metric and its report say.
     pub fn hold(&self, mono: Monotonic) -> Option<Hold> {
-        self.blind(mono).or_else(|| rule::hold(&self.facts(), self.now(mono)?))
+        let braked = self.guard.orders().hold(mono).filter(|hold| hold.state == State::Held);
+        braked.or_else(|| self.blind(mono)).or_else(|| rule::hold(&self.facts(), self.now(mono)?))
     }
 
     fn blind(&self, mono: Monotonic) -> Option<Hold> {
@@ -374,7 +391,9 @@ impl Ledger {
 
     /// How many of this source may go now (E8).
     pub fn allowance(&mut self, now: Monotonic) -> u64 {
-        self.pace.allowance(now, self.population())
+        let pace = self.pace.allowance(now, self.population());
+        let released = self.now(now).and_then(|now| self.released(now)).map_or(u64::MAX, |release| release.left);
+        pace.min(released)
     }
 
     /// Takes note that `count` went, or may have gone.
@@ -408,7 +427,7 @@ impl Ledger {
     /// them.
     pub fn count_held(&mut self, now: Now) -> Option<(Counted, u64)> {
         let reason = match rule::hold(&self.facts(), now)?.state {
-            State::Silent | State::Mass => Counted::Guard,
+            State::Held | State::Silent | State::Mass => Counted::Guard,
             State::Grace => Counted::Observing,
             State::Blind | State::Normal => return None,
         };

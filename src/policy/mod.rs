@@ -9,6 +9,7 @@ pub mod entry;
 pub mod guard;
 pub mod ledger;
 pub mod memory;
+pub mod order;
 pub mod outcome;
 pub mod pace;
 pub mod ping;

@@ -13,7 +13,7 @@ pub enum Outcome {
     Blocked(Blocked),
     /// The command ran outside its window and did nothing.
     TooLate,
-    /// Another reaper holds the lease: nothing was done.
+    /// The lease is another's, or less was left of an operator's release: nothing was done.
     Fenced,
     /// The reply was lost: evicted or not, the next survey tells.
     Unknown,

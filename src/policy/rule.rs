@@ -54,7 +54,7 @@ pub struct Facts<'a> {
 
 /// Whether the source as a whole may evict: the part of the rule that is the same for all its entries.
 pub fn decide_source(facts: &Facts<'_>, now: Now) -> Result<(), Refusal> {
-    if let Some(hold) = refused(facts) {
+    if let Some(hold) = outright(facts, now.mono) {
         return Err(Refusal::Held(hold));
     }
     if let Some(grace) = facts.continuity.grace(now.mono) {
@@ -101,7 +101,17 @@ pub fn decide_watched(facts: &Facts<'_>, watched: &Watched, now: Now) -> Result<
 
 /// Why the source holds at `now`, if it does: what its state, its metric and its report say.
 pub fn hold(facts: &Facts<'_>, now: Now) -> Option<Hold> {
-    refused(facts).or_else(|| grace(facts, now.mono)).or_else(|| facts.guard.hold(now)).or_else(|| slow(facts))
+    outright(facts, now.mono)
+        .or_else(|| grace(facts, now.mono))
+        .or_else(|| facts.guard.hold(now))
+        .or_else(|| slow(facts))
+}
+
+/// Above all else: an operator pulled the brake, redis refuses writes, or nobody knows what is ordered.
+fn outright(facts: &Facts<'_>, now: Monotonic) -> Option<Hold> {
+    let ordered = facts.guard.orders().hold(now);
+    let (braked, unheard) = if facts.guard.orders().unheard { (None, ordered) } else { (ordered, None) };
+    braked.or_else(|| refused(facts)).or(unheard)
 }
 
 /// Where our own writes are refused, so are heartbeats (E4): no survey proves anything until they are not.

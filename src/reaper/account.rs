@@ -13,14 +13,17 @@ use crate::policy::staleness::Timing;
 use crate::policy::survey::Survey;
 use crate::store::error::{Error, Kind};
 use crate::store::naming::Naming;
+use crate::store::orders::InstanceSource;
 
-/// Which of the two verbs a report is about.
+/// What a report is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
     /// Everything was read.
     Survey,
     /// What was due was struck.
     Strike,
+    /// What operators order had changed.
+    Order,
 }
 
 /// Entries passed over, counted once a mark and reason.
@@ -158,6 +161,21 @@ impl Finding {
             failure: None,
             interrupted: false,
             led_by: None,
+        }
+    }
+
+    /// How the source stands, as operators see it from outside.
+    pub fn for_operators(&self, leads: bool, now: Now) -> InstanceSource {
+        let survey = self.survey.as_ref();
+        InstanceSource {
+            name: self.source.to_string(),
+            state: self.state.as_str().into(),
+            hold: self.hold.as_ref().map(|hold| hold.why.clone()),
+            ends_ms: self.hold.as_ref().and_then(|hold| Some(now.server_at(hold.ends?).millis())),
+            ends_with: self.hold.as_ref().map(|hold| hold.ends_with.clone()),
+            leads,
+            live: survey.map(|survey| survey.live()),
+            stale: survey.map(|survey| survey.stale),
         }
     }
 

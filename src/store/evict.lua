@@ -4,6 +4,7 @@
 -- ARGV   from, until                        the window of server time in ms; outside it nothing is done
 --        n, then n texts                    the seconds from `from` on, as date and time; none if none is wanted
 --        the lease, and its value           unless that is ours nothing is done; 0 alone: none is needed
+--        an operator's release, and its id  unless so many are left of that nothing is done; 0 alone: none is needed
 --        n, then n probes, each             GET     key, expected
 --                                           ZSCORE  key, member, expected
 --                                           HMGET   key, m, m fields, m expected
@@ -17,12 +18,13 @@
 -- and the bytes, or "-" for absence.
 --
 -- Returns server time, then one code an entry; server time alone if the window was missed, with FENCED alone if the
--- lease is not ours. Of an entry that was evicted while a notice failed: a list, the code and the places of those
+-- lease is not ours, with EXHAUSTED alone if the release does not allow so many. Of an entry that was evicted while a notice failed: a list, the code and the places of those
 -- notices, counted from 1.
 -- An error in the middle would keep the writes before it, so whatever could fail is asked before the first write, for
 -- the whole batch; and every key is in KEYS, so that Redis can check them too.
 
 local EVICTED, SPARED, GONE, WRONG_TYPE, PERMISSION, OTHER, UNKNOWN, FENCED = 0, 1, 2, 3, 4, 5, 6, 7
+local EXHAUSTED = 8
 
 local at = 0
 local function take()
@@ -53,6 +55,8 @@ local lease = number()
 if lease > 0 and redis.call('GET', KEYS[lease]) ~= take() then
   return { string.format('%.0f', now), FENCED }
 end
+local release = number()
+local released = release > 0 and take()
 
 local function fault_of(reply)
   local text = type(reply) == 'table' and reply.err
@@ -277,7 +281,23 @@ for i, entry in ipairs(entries) do
   codes[i] = judge(entry)
 end
 
+local going = 0
+for _, code in ipairs(codes) do
+  going = going + (code == EVICTED and 1 or 0)
+end
+if released then
+  local found = redis.call('HMGET', KEYS[release], 'id', 'left')
+  if found[1] ~= released or (tonumber(found[2]) or 0) < going then
+    return { string.format('%.0f', now), EXHAUSTED }
+  end
+end
+
 -- do: the first write comes after this line, and never before.
+
+-- Counted here, two reapers together keep to what was released.
+if released then
+  redis.call('HINCRBY', KEYS[release], 'left', -going)
+end
 
 -- Nothing here can fail after the checks; should it all the same, the entry's own removal, which comes last, is not
 -- reached, and it stays for the next look.

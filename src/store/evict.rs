@@ -10,6 +10,7 @@ use super::connect::{Link, Live};
 use super::error::{Error, Kind};
 use super::lease::Fence;
 use super::notify::{Notice, Word, rfc3339};
+use super::orders::Spending;
 use super::reply;
 use super::status::Purpose;
 use crate::language::action::{OWN_PREFIX, Verb};
@@ -131,6 +132,8 @@ pub struct Evicted {
     pub notified: Notified,
     /// What broke the strike off.
     pub failure: Option<Error>,
+    /// Another's value stands where our lease should.
+    pub(super) lease_lost: bool,
 }
 
 impl Evicted {
@@ -141,24 +144,29 @@ impl Evicted {
         evicted
     }
 
-    pub(super) fn was_fenced(&self) -> bool {
-        self.outcomes.iter().any(|(_, outcome)| *outcome == Outcome::Fenced)
-    }
-
     fn all(&mut self, batch: &[Prepared], outcome: Outcome) {
         self.outcomes.extend(batch.iter().map(|prepared| (prepared.id.clone(), outcome)));
     }
 }
 
-/// Strikes these entries, which were re-read at `read_at`, as long as `fence` stands.
+/// What has to stand in Redis for a strike to do anything.
+#[derive(Clone, Copy)]
+pub(super) struct Leave<'a> {
+    /// The lease, if one is needed.
+    pub(super) fence: Option<&'a Fence>,
+    /// The release of an operator, if the source holds but for that.
+    pub(super) spending: Option<&'a Spending>,
+}
+
+/// Strikes these entries, which were re-read at `read_at`, by this leave.
 pub(super) async fn strike(
     link: &Link,
     live: &Live,
     prepared: Vec<Prepared>,
-    fence: Option<&Fence>,
+    leave: Leave<'_>,
     read_at: Now,
 ) -> Evicted {
-    let run = async |batch: &[Prepared]| run(link, live, batch, fence, read_at).await;
+    let run = async |batch: &[Prepared]| run(link, live, batch, leave, read_at).await;
     let mut evicted = Evicted::default();
     let mut waiting: VecDeque<Vec<Prepared>> = batches(prepared, &mut evicted).into();
     let mut script_permitted = None;
@@ -199,7 +207,11 @@ impl Evicted {
         self.at = Some(answer.at);
         match answer.outcomes {
             Outcomes::TooLate => self.all(batch, Outcome::TooLate),
-            Outcomes::Fenced => self.all(batch, Outcome::Fenced),
+            Outcomes::Fenced => {
+                self.lease_lost = true;
+                self.all(batch, Outcome::Fenced);
+            }
+            Outcomes::Exhausted => self.all(batch, Outcome::Fenced),
             Outcomes::Each(struck) => {
                 for (prepared, Struck { outcome, failed }) in batch.iter().zip(struck) {
                     if outcome == Outcome::Evicted {
@@ -340,18 +352,14 @@ enum Outcomes {
     TooLate,
     /// The lease is not ours.
     Fenced,
+    /// The release does not allow so many.
+    Exhausted,
     /// One for each entry.
     Each(Vec<Struck>),
 }
 
-async fn run(
-    link: &Link,
-    live: &Live,
-    batch: &[Prepared],
-    fence: Option<&Fence>,
-    read_at: Now,
-) -> Result<Answer, Error> {
-    let call = Call::new(batch, fence, read_at);
+async fn run(link: &Link, live: &Live, batch: &[Prepared], leave: Leave<'_>, read_at: Now) -> Result<Answer, Error> {
+    let call = Call::new(batch, leave, read_at);
     let script = if live.lua_header { WITH_HEADER } else { WITHOUT_HEADER };
     let hash = &HASHES[usize::from(live.lua_header)];
     let mut reply = call.send(link, live, "EVALSHA", hash).await?;
@@ -366,12 +374,17 @@ fn read_answer(reply: Value, batch: usize) -> Result<Answer, reply::Unexpected> 
     let mut items = reply::array(reply)?.into_iter();
     let at = items.next().map_or(Ok(0), reply::count)?;
     let at = Timestamp::from_millis(i64::try_from(at).unwrap_or(i64::MAX));
-    let struck = items.map(read_struck).collect::<Result<Vec<_>, _>>()?;
-    if struck.is_empty() {
-        return Ok(Answer { at, outcomes: if batch == 0 { Outcomes::Each(Vec::new()) } else { Outcomes::TooLate } });
-    } else if matches!(&struck[..], [Struck { outcome: Outcome::Fenced, .. }]) {
-        return Ok(Answer { at, outcomes: Outcomes::Fenced });
+    let items: Vec<Value> = items.collect();
+    let for_all = match &items[..] {
+        [] if batch > 0 => Some(Outcomes::TooLate),
+        [Value::Int(FENCED)] => Some(Outcomes::Fenced),
+        [Value::Int(EXHAUSTED)] => Some(Outcomes::Exhausted),
+        _ => None,
+    };
+    if let Some(outcomes) = for_all {
+        return Ok(Answer { at, outcomes });
     }
+    let struck = items.into_iter().map(read_struck).collect::<Result<Vec<_>, _>>()?;
     if struck.len() != batch {
         return Err(reply::Unexpected::shape(format!("{} outcomes for {batch} entries", struck.len())));
     }
@@ -386,7 +399,11 @@ fn read_struck(item: Value) -> Result<Struck, reply::Unexpected> {
     Ok(Struck { outcome: outcome(code), failed })
 }
 
-/// The codes at the head of `evict.lua`; that of a lease which is not ours stands for all entries.
+/// Those codes at the head of `evict.lua` that stand for all entries.
+const FENCED: i64 = 7;
+const EXHAUSTED: i64 = 8;
+
+/// The others.
 fn outcome(code: u64) -> Outcome {
     match code {
         0 => Outcome::Evicted,
@@ -395,7 +412,6 @@ fn outcome(code: u64) -> Outcome {
         3 => Outcome::Blocked(Blocked::WrongType),
         4 => Outcome::Blocked(Blocked::Permission),
         5 => Outcome::Blocked(Blocked::Other),
-        7 => Outcome::Fenced,
         _ => Outcome::Unknown,
     }
 }
@@ -411,25 +427,31 @@ struct Call {
 }
 
 impl Call {
-    fn new(batch: &[Prepared], fence: Option<&Fence>, read_at: Now) -> Self {
+    fn new(batch: &[Prepared], leave: Leave<'_>, read_at: Now) -> Self {
         let mut call = Self { keys: Vec::new(), known: HashMap::new(), args: Vec::new() };
         call.number(read_at.server.millis());
         call.number(read_at.server.plus(WINDOW).millis());
         call.seconds(batch, read_at);
-        match fence {
-            None => call.number(0),
-            Some(fence) => {
-                let key = call.key(&fence.key);
-                call.number(key);
-                call.word(&fence.value);
-            }
-        }
+        call.required(leave.fence.map(|fence| (&fence.key[..], &fence.value[..])));
+        call.required(leave.spending.map(|spending| (&spending.key[..], spending.id.as_bytes())));
         let slots = call.probes(batch);
         call.number(batch.len());
         for (one, slots) in batch.iter().zip(slots) {
             call.entry(one, &slots);
         }
         call
+    }
+
+    /// A key, and what has to stand there; 0 if nothing has to.
+    fn required(&mut self, required: Option<(&[u8], &[u8])>) {
+        match required {
+            None => self.number(0),
+            Some((key, value)) => {
+                let key = self.key(key);
+                self.number(key);
+                self.word(value);
+            }
+        }
     }
 
     async fn send(&self, link: &Link, live: &Live, command: &str, script: &str) -> Result<Value, Error> {

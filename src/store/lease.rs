@@ -6,15 +6,15 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use redis::Value;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::connect::Link;
 use super::error::{Error, Kind};
+use super::orders::own_name;
 use super::reply;
-use super::state;
+use super::state::{self, refusal};
 use super::status::Purpose;
 use crate::clock::Clock;
 use crate::language::source::Source;
@@ -193,11 +193,8 @@ impl Lease {
         let mut commands = redis::pipe();
         commands.cmd("EVAL").arg(SCRIPT).arg(1).arg(&self.key).arg(&self.value).arg(ttl.as_millis().to_string());
         let [reply] = self.link.exactly(DOING, self.link.ask(&live, Purpose::Lease, DOING, &commands).await?)?;
-        if let Value::ServerError(error) = &reply {
-            let kind = Kind::of_code(error.code());
-            let error =
-                self.link.error(kind, DOING, format!("{} {}", error.code(), error.details().unwrap_or_default()));
-            return Err(match kind {
+        if let Some(error) = refusal(&self.link, DOING, &reply) {
+            return Err(match error.kind {
                 Kind::Permission => error.with_remedy(
                     "nothing is evicted without the lease: `check --acl` prints the line that gives the ACL user of \
                      [redis] what it needs on ~presence-reaper:*",
@@ -248,10 +245,4 @@ impl Lease {
 fn parts(value: &str) -> (String, String) {
     let mut words = value.splitn(3, ' ').skip(1).map(str::to_owned);
     (words.next().unwrap_or_default(), words.next().unwrap_or_else(|| "somebody".into()))
-}
-
-fn own_name() -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let host = host.trim();
-    format!("{}:{}", if host.is_empty() { "host" } else { host }, std::process::id())
 }

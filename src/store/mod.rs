@@ -10,9 +10,10 @@ use audience::Ask;
 use connect::{Health, Link, Live};
 use containers::Containers;
 use error::{Error, Kind};
-use evict::{Evicted, Prepared};
+use evict::{Evicted, Leave, Prepared};
 use lease::Lease;
 use naming::Naming;
+use orders::Spending;
 use own::Own;
 use state::{Keeper, Kept};
 
@@ -21,6 +22,7 @@ use crate::language::source::{Container, Source};
 use crate::policy::continuity::Identity;
 use crate::policy::entry::{EntryId, Mark, Now};
 use crate::policy::memory::Memory;
+use crate::policy::order::Release;
 use crate::policy::ping::Unreadable;
 use crate::policy::staleness::Timing;
 use crate::policy::survey::{Judged, Survey};
@@ -38,6 +40,7 @@ mod keys;
 pub mod lease;
 pub mod naming;
 mod notify;
+pub mod orders;
 mod own;
 pub mod permissions;
 mod reply;
@@ -235,8 +238,15 @@ impl Store {
     }
 
     /// Strikes entries that were re-read on the process `identity` at `read_at`: each goes whole if nothing of its
-    /// evidence has changed, and none if another process answers by now.
-    pub async fn evict(&self, prepared: Vec<Prepared>, identity: &Identity, read_at: Now) -> Evicted {
+    /// evidence has changed, and none if another process answers by now. With a release of an operator none goes that it
+    /// does not allow.
+    pub async fn evict(
+        &self,
+        prepared: Vec<Prepared>,
+        identity: &Identity,
+        read_at: Now,
+        released: Option<&Release>,
+    ) -> Evicted {
         let failed = |error| Evicted { failure: Some(error), ..Default::default() };
         let fence = self.lease.as_ref().map(|lease| lease.fence());
         let Some(fence) = fence.map_or(Some(None), |fence| fence.map(Some)) else {
@@ -247,8 +257,10 @@ impl Store {
                 failed(self.link.error(Kind::Other, "evicting", "another process answers than a moment ago"))
             }
             Ok(live) => {
-                let evicted = evict::strike(&self.link, &live, prepared, fence.as_ref(), read_at).await;
-                if let Some(lease) = self.lease.as_ref().filter(|_| evicted.was_fenced()) {
+                let spending = released.map(|release| Spending::of(release, &self.source.name));
+                let leave = Leave { fence: fence.as_ref(), spending: spending.as_ref() };
+                let evicted = evict::strike(&self.link, &live, prepared, leave, read_at).await;
+                if let Some(lease) = self.lease.as_ref().filter(|_| evicted.lease_lost) {
                     lease.fenced();
                 }
                 evicted

@@ -67,6 +67,7 @@ const TYPE: Command = reads("TYPE", &[]);
 const GET: Command = reads("GET", &[]);
 const MGET: Command = reads("MGET", &[]);
 const HMGET: Command = reads("HMGET", &["field"]);
+const HGETALL: Command = reads("HGETALL", &[]);
 const HLEN: Command = reads("HLEN", &[]);
 const HSCAN: Command = reads("HSCAN", &["0"]);
 const ZSCAN: Command = reads("ZSCAN", &["0"]);
@@ -185,10 +186,11 @@ fn of_striking(source: &Source) -> Vec<Right> {
     scripts.into_iter().chain(called).chain(of_our_own()).collect()
 }
 
-/// What keeps our own state, and what the scripts do with the lease.
+/// What keeps our own state, what the scripts do with lease and release, and what hears and answers operators.
 fn of_our_own() -> impl Iterator<Item = Right> {
-    let commands = [HMGET, HINCRBY, HSET, PEXPIRE, GET, SET, writes(Verb::Unlink)];
-    commands.into_iter().map(|command| Right::on(command, our_own()))
+    let unlink_and_hdel = [Verb::Unlink, Verb::Hdel].map(writes);
+    let commands = [HMGET, HGETALL, HINCRBY, HSET, PEXPIRE, GET, SET].into_iter().chain(unlink_and_hdel);
+    commands.map(|command| Right::on(command, our_own()))
 }
 
 fn our_own() -> Glob {

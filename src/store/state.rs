@@ -110,14 +110,9 @@ impl Keeper {
 
     /// The first refusal among these replies, with the remedy for what is our own.
     fn refused<const N: usize>(&self, link: &Link, replies: [&Value; N]) -> Result<(), Error> {
-        let refusal = replies.into_iter().find_map(|reply| match reply {
-            Value::ServerError(error) => Some(error),
-            _ => None,
-        });
-        let Some(refusal) = refusal else { return Ok(()) };
-        let (kind, code) = (Kind::of_code(refusal.code()), refusal.code());
-        let error = link.error(kind, DOING, format!("{code} {}", refusal.details().unwrap_or_default()));
-        Err(match kind {
+        let error = replies.into_iter().find_map(|reply| refusal(link, DOING, reply));
+        let Some(error) = error else { return Ok(()) };
+        Err(match error.kind {
             Kind::Permission => error.with_remedy(
                 "without its own state it can't know what Redis lost, and evicts nothing: `check --acl` prints the line \
                  that gives the ACL user of [redis] what it needs on ~presence-reaper:*",
@@ -131,6 +126,13 @@ impl Keeper {
     }
 }
 
+/// What the server says where it refuses.
+pub(super) fn refusal(link: &Link, doing: &str, reply: &Value) -> Option<Error> {
+    let Value::ServerError(refusal) = reply else { return None };
+    let (kind, code) = (Kind::of_code(refusal.code()), refusal.code());
+    Some(link.error(kind, doing, format!("{code} {}", refusal.details().unwrap_or_default())))
+}
+
 // === names ===
 
 /// A key of ours for this source. Two of one name are told apart by where their entries are.
@@ -138,6 +140,11 @@ pub(super) fn own_key(source: &Source, what: &str) -> Vec<u8> {
     let place = fnv(source.container.describe().as_bytes());
     let tail = format!("{SLOT_TAG}:{}-{:08x}:{what}", source.name, (place >> 32) ^ (place & 0xffff_ffff));
     [OWN_PREFIX, tail.as_bytes()].concat()
+}
+
+/// A key of ours that belongs to no source alone.
+pub(super) fn own_key_of_all(what: &str) -> Vec<u8> {
+    [OWN_PREFIX, format!("{SLOT_TAG}:{what}").as_bytes()].concat()
 }
 
 /// What makes an entry of this source stale, as a short text that differs where that does. It may differ between

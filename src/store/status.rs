@@ -19,11 +19,13 @@ pub enum Purpose {
     State,
     /// The lease.
     Lease,
+    /// What operators order, and who obeys.
+    Order,
 }
 
 impl Purpose {
     /// Every purpose, in the order of [`Self::index`].
-    pub const ALL: [Self; 6] = [Self::Info, Self::Scan, Self::Read, Self::Evict, Self::State, Self::Lease];
+    pub const ALL: [Self; 7] = [Self::Info, Self::Scan, Self::Read, Self::Evict, Self::State, Self::Lease, Self::Order];
 
     /// The name in metrics.
     pub const fn as_str(self) -> &'static str {
@@ -34,6 +36,7 @@ impl Purpose {
             Self::Evict => "evict",
             Self::State => "state",
             Self::Lease => "lease",
+            Self::Order => "order",
         }
     }
 

@@ -102,7 +102,7 @@ for_each_server! {
         assert_eq!(redis_cli(&server, &line.replace("<PASSWORD>", ">x")).await, "OK");
         assert_eq!(redis_cli(&server, &line.replace("<PASSWORD> ", "")).await, "OK", "again, for other rights");
 
-        let allowed: [&[&[u8]]; 20] = [
+        let allowed: [&[&[u8]]; 22] = [
             &[b"SCAN", b"0"],
             &[b"ZRANGE", b"room:1:seen", b"0", b"1"],
             &[b"ZCOUNT", b"lobby:seen", b"0", b"1"],
@@ -123,6 +123,8 @@ for_each_server! {
             &[b"HSET", b"presence-reaper:{0}:hash-0:state", b"field", b"value"],
             &[b"HINCRBY", b"presence-reaper:{0}:hash-0:state", b"canary", b"1"],
             &[b"EVALSHA", b"x", b"2", b"presence-reaper:{0}:hash-0:lease", b"online"],
+            &[b"HGETALL", b"presence-reaper:{0}:instances"],
+            &[b"HDEL", b"presence-reaper:{0}:instances", b"field"],
         ];
         let refused: [&[&[u8]]; 20] = [
             &[b"ZRANGE", b"lobby:seen", b"0", b"1"],
@@ -143,7 +145,7 @@ for_each_server! {
             &[b"EVALSHA", b"x", b"1", b"elsewhere"],
             &[b"ZRANGEBYSCORE", b"others", b"0", b"0"],
             &[b"HSET", b"clients", b"field", b"value"],
-            &[b"HDEL", b"presence-reaper:{0}:hash-0:state", b"field"],
+            &[b"DEL", b"presence-reaper:{0}:hash-0:state"],
             &[b"SET", b"clients", b"x"],
         ];
         for (words, may) in allowed.map(|words| (words, true)).into_iter().chain(refused.map(|words| (words, false))) {

@@ -132,7 +132,7 @@ async fn assert_contract(server: &Server, way: &Way, protocol: &str, layout: Lay
     assert_eq!(prepared.len(), 4, "{context}");
 
     hub.ping(&stale[..1]).await.unwrap();
-    let evicted = store.evict(prepared, &looked.identity, looked.now).await;
+    let evicted = store.evict(prepared, &looked.identity, looked.now, None).await;
 
     assert!(evicted.failure.is_none(), "{context}: {:?}", evicted.failure);
     let spared = id_of(layout, &stale[0]);

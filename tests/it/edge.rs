@@ -60,7 +60,7 @@ impl Edge {
     /// Strikes all that a look found, whatever their age: the store does not judge.
     pub(crate) async fn strike(&self, looked: &Looked) -> Evicted {
         let entries = looked.found.iter().filter_map(prepared).collect();
-        within(self.store.evict(entries, &looked.identity, looked.now)).await
+        within(self.store.evict(entries, &looked.identity, looked.now, None)).await
     }
 
     /// Looks and strikes; one outcome for each id that was there.

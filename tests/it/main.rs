@@ -21,6 +21,7 @@ mod harness_works;
 mod inspect;
 mod main_job;
 mod notify;
+mod operator;
 mod reports;
 mod rooms;
 mod rule;

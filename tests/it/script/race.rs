@@ -104,7 +104,7 @@ async fn evict_until(edge: Edge, layout: Layout, left: Arc<AtomicUsize>) -> (Out
             judged.iter().zip(&looked.found).filter_map(|(judged, found)| prepared(found).filter(|_| judged.is_some()));
         let entries = entries.collect();
         pause().await;
-        let struck = edge.store.evict(entries, &looked.identity, looked.now).await;
+        let struck = edge.store.evict(entries, &looked.identity, looked.now, None).await;
         assert!(struck.failure.is_none(), "{:?}", struck.failure);
         let taken = left
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| Some(left.saturating_sub(struck.outcomes.len())));
