@@ -21,6 +21,7 @@ use crate::policy::pace::{Rate, Shared};
 use crate::policy::rule::Refusal;
 use crate::policy::staleness::Timing;
 use crate::policy::survey::Survey;
+use crate::policy::suspect::{self, MISFIT_MIN};
 use crate::store::audience::Ask;
 use crate::store::connect::Health;
 use crate::store::error::{Error, Kind};
@@ -74,6 +75,8 @@ pub struct Reaper {
     settings: Settings,
     ledger: Ledger,
     shared: Arc<Mutex<Shared>>,
+    /// A sample has shown that the source is what its settings say.
+    fits: bool,
     told: Option<State>,
     /// The lease was ours when we last looked.
     led: bool,
@@ -88,6 +91,7 @@ impl Reaper {
         Self {
             ledger: Ledger::new(settings.timing, &settings.guard, settings.lifted),
             log_rate: Rate::new(Some(LOGGED_A_SECOND)),
+            fits: false,
             told: None,
             led: false,
             throttled: None,
@@ -180,7 +184,10 @@ impl Reaper {
     pub async fn survey_for(&mut self, ask: &Ask) -> Report {
         let began = self.clock.now();
         let mut report = self.report(Verb::Survey);
-        let surveyed = self.store.survey(ask).await;
+        let surveyed = match self.sample().await {
+            Ok(()) => self.store.survey(ask).await,
+            Err(error) => Err(error),
+        };
         self.hear().await;
         match surveyed {
             Ok(surveyed) => {
@@ -192,6 +199,21 @@ impl Reaper {
             Err(error) => self.fail(error, &mut report),
         }
         self.conclude(report, began)
+    }
+
+    /// Before the first survey, and again until it does: whether a sample of the source fits its settings.
+    async fn sample(&mut self) -> Result<(), Error> {
+        if self.fits {
+            return Ok(());
+        }
+        let mut sample = suspect::Sample::default();
+        for entry in self.store.sample().await?.entries {
+            sample.add(entry.judged, entry.plainly, |at| entry.now.server.millis_since(at));
+        }
+        let misfit = suspect::misfit(&sample, self.store.source().format);
+        self.fits = misfit.is_none() && sample.entries >= MISFIT_MIN;
+        self.ledger.sampled_at_start(misfit);
+        Ok(())
     }
 
     fn take_in(&mut self, surveyed: Surveyed, report: &mut Report) {

@@ -64,6 +64,7 @@ E5 no mass@g7_two_hubs@policy/guard.rs@s/self.silent\(now\).or_else\(.. self.mas
 E5 a mass is not latched@g7_two_hubs@policy/guard.rs@s/self.mass_until = Some\(now.plus\(self.timing.threshold \* 2\)\)/self.mass_until = Some(now.plus(self.timing.heartbeat_interval))/
 E5 a third is a mass@g7_one_hub@policy/guard.rs@s/= \(55, 100\)/= (30, 100)/
 E5 six are a mass@g7_six_clients@policy/guard.rs@s/MASS_MIN: u64 = 10/MASS_MIN: u64 = 1/
+E1 a source that does not fit evicts@p4_a_source_that_does@policy/rule.rs@s/.or_else\(.. facts.guard.misfits\(\)\)//
 E5 no brake@g_hold_nothing_goes@policy/order.rs@s/let brake = self.brake.as_ref\(\)/let brake = self.brake.as_ref().filter(|_| false)/
 E5 a lost brake is let go@g_hold_a_brake_that_redis_lost@reaper/orders.rs@s/self.replace\(read, true\)/self.replace(read, false)/
 E5 a release is not counted@a_release_is_good_for@store/evict.lua@s/redis.call\('HINCRBY', KEYS.release., 'left', -going\)//

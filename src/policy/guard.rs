@@ -169,6 +169,8 @@ pub struct Guard {
     mass_until: Option<Monotonic>,
     lifted: Lifted,
     orders: Orders,
+    /// Why the source is not what its settings say, if it is not.
+    misfit: Option<String>,
 }
 
 impl Guard {
@@ -183,6 +185,7 @@ impl Guard {
             mass_until: None,
             lifted,
             orders: Orders::default(),
+            misfit: None,
         }
     }
 
@@ -292,6 +295,21 @@ impl Guard {
         let release = self.silence_release?;
         let release = if silence.small { release.min(SMALL_SILENCE) } else { release };
         Some(silence.since.plus(release.max(self.timing.threshold * 2).saturating_sub(silence.before)))
+    }
+
+    /// Takes in whether a sample fits the settings of the source; if not, why.
+    pub fn fitted(&mut self, misfit: Option<String>) {
+        self.misfit = misfit;
+    }
+
+    /// The hold of a source that is not what its settings say.
+    pub fn misfits(&self) -> Option<Hold> {
+        self.misfit.as_ref().map(|why| Hold {
+            state: State::Blind,
+            why: why.clone(),
+            ends: None,
+            ends_with: "a sample that can be judged: mend the source, or the entries".into(),
+        })
     }
 
     /// Takes in what operators order.

@@ -262,6 +262,11 @@ impl Ledger {
         }
     }
 
+    /// Takes in whether a sample fits the settings of the source; if not, why.
+    pub fn sampled_at_start(&mut self, misfit: Option<String>) {
+        self.guard.fitted(misfit);
+    }
+
     /// Takes in what operators order.
     pub fn ordered(&mut self, orders: Orders) {
         self.guard.ordered(orders);

@@ -141,12 +141,42 @@ async fn p4_what_cannot_be_read_is_alive() {
     redis::cmd("RPUSH").arg("presence:a list").arg("x").exec_async(&mut client).await.unwrap();
     redis::cmd("HSET").arg("presence:a hash").arg("x").arg("y").exec_async(&mut client).await.unwrap();
     hub.stale(5, Duration::from_secs(3600)).await;
-    let live = hub.live(5).await;
+    // More than a tenth would be no leftovers.
+    let live = hub.live(200).await;
     let _pinging = hub.ping_every(RHYTHM.heartbeat, &live);
 
     let daemon = settled(&server.url(), &hub, RHYTHM).await;
 
     evicts(&daemon, 5).await;
     assert_eq!(entries(&daemon, "unreadable").await, Some(17.0));
-    throughout(RHYTHM.threshold, async || hub.remaining().await.len() == 22).await;
+    throughout(RHYTHM.threshold, async || hub.remaining().await.len() == 217).await;
+}
+
+/// A source that is not what its settings say evicts nothing, not even what can be judged: that may be a mistake too. It
+/// says which format would fit, and goes to work once that is mended.
+#[tokio::test]
+async fn p4_a_source_that_does_not_fit_its_settings_evicts_nothing() {
+    let server = Server::start(Kind::Redis).await;
+    let hub = Hub::new(&server, Layout::Strings);
+    let mut client = server.client().await;
+    let live = hub.live(30).await;
+    let _pinging = hub.ping_every(RHYTHM.heartbeat, &live);
+    let mut set = redis::pipe();
+    for n in 0..3 {
+        set.cmd("SET").arg(format!("presence:dead-{n}")).arg(1_700_000_000).ignore();
+    }
+    set.exec_async(&mut client).await.unwrap();
+    let start = |format: &str| reaper(&server.url(), &hub, RHYTHM).args(["--format", format]).listening().spawn();
+
+    let wrong = start("unix-s");
+    is_in(&wrong, "blind").await;
+    throughout(RHYTHM.threshold * 3, async || hub.remaining().await.len() == 33).await;
+    let log = wrong.stderr();
+    let said = "holding: 30 of 33 sampled entries can't be judged: 30 implausible; 30 times make sense as unix-ms only: \
+                write format = \"unix-ms\", or leave `format` out";
+    assert!(log.contains(said) && log.contains("mend the source, or the entries"), "{log}");
+    drop(wrong);
+
+    let _right = start("auto");
+    eventually(SOON, async || hub.remaining().await.len() == 30).await;
 }
