@@ -430,17 +430,17 @@ mod tests {
             later.recall(&guard.remember(at(seconds)), true, at(seconds));
             later
         };
-        guard.observe(&survey(300, at(0)), at(0));
-        guard = handed_on(&guard, 30);
-        guard.observe(&survey(3, at(60)), at(60));
-        guard = handed_on(&guard, 90);
-        guard.observe(&survey(0, at(60)), at(150));
-        assert_eq!(ends(&guard, 150), Some(at(150 + 60 * MINUTE).mono), "no small source");
+        guard.observe(&survey(300, at(600)), at(600));
+        guard = handed_on(&guard, 630);
+        guard.observe(&survey(3, at(660)), at(660));
+        guard = handed_on(&guard, 690);
+        guard.observe(&survey(0, at(660)), at(750));
+        assert_eq!(ends(&guard, 750), Some(at(750 + 60 * MINUTE).mono), "no small source");
 
-        guard = handed_on(&guard, 50 * MINUTE);
-        guard.observe(&survey(0, at(70)), at(51 * MINUTE));
-        let hour = Some(at((51 + 60) * MINUTE).mono);
-        assert_eq!(ends(&guard, 51 * MINUTE), hour, "a clock that is behind: all the silence before proves nothing");
+        guard = handed_on(&guard, 60 * MINUTE);
+        guard.observe(&survey(0, at(670)), at(61 * MINUTE));
+        let hour = Some(at((61 + 60) * MINUTE).mono);
+        assert_eq!(ends(&guard, 61 * MINUTE), hour, "a clock that is behind: all the silence before proves nothing");
     }
 
     #[test]
