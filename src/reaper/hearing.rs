@@ -54,12 +54,12 @@ impl Hearing {
         Self { book, orders, describe, obeyed: None, left: None, enlists_at: start, tidies_at: start, told: false }
     }
 
-    /// Hears until told to stop, and takes its leave.
+    /// Hears again and again until told to stop, and takes its leave.
     pub async fn keep(mut self, stop: CancellationToken) {
         // bound: until told to stop; every turn sleeps
         while !stop.is_cancelled() {
-            stop.run_until_cancelled(self.hear()).await;
             stop.run_until_cancelled(tokio::time::sleep(HEARS_EVERY)).await;
+            stop.run_until_cancelled(self.hear()).await;
         }
         if let Err(error) = self.book.dismiss(&[orders::own_name()]).await {
             debug!(%error, "stays on the list of processes until it is forgotten");
