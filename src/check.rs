@@ -146,6 +146,9 @@ pub fn write_text(config: &Config, out: &mut dyn Write) -> io::Result<()> {
             out,
             "  struck after the same ping was seen for {confirm}; held as silent when nobody pinged for {silent}"
         )?;
+        if timing.survey_interval() < timing.look_interval() {
+            writeln!(out, "  (fewer than six heartbeats to a threshold leave no room for rare surveys)")?;
+        }
         for companion in &source.companions {
             writeln!(out, "  goes with an entry: {}", companion.text)?;
         }

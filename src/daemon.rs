@@ -94,7 +94,8 @@ impl Loop {
         // bound: until told to stop; every turn sleeps until something is due, or ordered
         while !stop.is_cancelled() {
             self.health.turned(self.name(), self.clock.now(), self.next_survey);
-            let next = self.reaper.next_strike().map_or(self.next_survey, |strike| strike.min(self.next_survey));
+            let pulse = self.reaper.next_pulse();
+            let next = [self.reaper.next_strike(), pulse].into_iter().flatten().fold(self.next_survey, Monotonic::min);
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.sleep_until(next) => {}
@@ -104,8 +105,14 @@ impl Loop {
                     continue;
                 }
             }
-            if self.clock.now() >= self.next_survey && stop.run_until_cancelled(self.survey()).await.is_none() {
-                self.surveying(false);
+            let now = self.clock.now();
+            if now >= self.next_survey {
+                if stop.run_until_cancelled(self.survey()).await.is_none() {
+                    self.surveying(false);
+                    return;
+                }
+            } else if pulse.is_some_and(|pulse| now >= pulse) && stop.run_until_cancelled(self.pulse()).await.is_none()
+            {
                 return;
             }
             self.strike().await;
@@ -124,19 +131,24 @@ impl Loop {
         }
     }
 
+    async fn pulse(&mut self) {
+        let report = self.reaper.pulse().await;
+        self.looked(&report);
+    }
+
     fn name(&self) -> &str {
         &self.reaper.store().source().name
     }
 
     async fn survey(&mut self) {
-        let began = self.clock.now();
         self.surveying(true);
         let report = self.reaper.survey().await;
         self.surveying(false);
         self.reported(&report);
         if report.failure.is_none() {
             self.failures = 0;
-            self.next_survey = schedule::next_survey(began, self.reaper.timing(), fastrand::f64());
+            let next = self.reaper.next_survey(fastrand::f64());
+            self.next_survey = next.unwrap_or_default().max(self.clock.now().plus(schedule::SHORTEST_WAIT));
         } else {
             self.failures += 1;
             let wait = schedule::backoff(self.failures, fastrand::f64());
@@ -146,11 +158,17 @@ impl Loop {
 
     async fn strike(&mut self) {
         let report = self.reaper.strike(&self.stop).await;
-        if report.failure.is_some() || !report.breaks.is_empty() {
-            // What the strike met, the survey has to look at first.
-            self.next_survey = self.clock.now().plus(schedule::SHORTEST_WAIT);
+        self.looked(&report);
+    }
+
+    /// What a pulse or a strike met or doubts, a survey has to look at first.
+    fn looked(&mut self, report: &Report) {
+        let news = report.failure.is_some() || !report.breaks.is_empty() || self.reaper.wants_survey();
+        // While surveys fail, the next one comes when it may.
+        if news && self.failures == 0 {
+            self.next_survey = self.next_survey.min(self.clock.now().plus(schedule::SHORTEST_WAIT));
         }
-        self.reported(&report);
+        self.reported(report);
     }
 
     fn surveying(&self, begun: bool) {

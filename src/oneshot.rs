@@ -186,23 +186,29 @@ impl SingleRun {
 
     /// Each turn either strikes, or looks again so that the guards judge by fresh facts.
     async fn strike_watched(&mut self, reaper: &mut Reaper, clock: Clock, waiting: &Waiting) {
-        let mut surveyed = clock.now();
+        let mut next_survey = reaper.next_survey(0.0).unwrap_or_else(|| clock.now());
         // bound: the watch takes in nothing new, the pace lets some of it go in every heartbeat interval, and each entry
         // is struck once
         while !reaper.is_done() && !self.is_over(reaper) {
-            let next_survey = schedule::next_survey(surveyed, reaper.timing(), 0.0);
-            let next = reaper.next_strike().unwrap_or(next_survey).min(next_survey);
+            let pulse = reaper.next_pulse();
+            let next = [reaper.next_strike(), pulse].into_iter().flatten().fold(next_survey, Monotonic::min);
             if !self.wait(reaper, clock, next, waiting).await {
                 self.finding.interrupted = true;
                 return;
             }
             if clock.now() >= next_survey {
-                surveyed = clock.now();
                 let report = reaper.survey().await;
+                self.take_in(&report);
+                next_survey = reaper.next_survey(0.0).unwrap_or_default();
+            } else if pulse.is_some_and(|pulse| clock.now() >= pulse) {
+                let report = reaper.pulse().await;
                 self.take_in(&report);
             }
             let report = reaper.strike(&self.stop).await;
             self.take_in(&report);
+            if reaper.wants_survey() {
+                next_survey = clock.now().plus(schedule::SHORTEST_WAIT);
+            }
         }
     }
 

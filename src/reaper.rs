@@ -1,8 +1,9 @@
-//! One source's reaper: two verbs.
+//! One source's reaper: two verbs, and a glance in between.
 //!
 //! [`Reaper::survey`] reads everything, takes it in, and knows afterwards who may be due and whether anything may go
 //! at all. [`Reaper::strike`] re-reads what is due and evicts what the rule and the pace allow at that moment; it is
 //! the only caller of [`Store::evict`]. A sweep is one after the other; a deadline calls the second alone.
+//! [`Reaper::pulse`] re-reads a few entries every heartbeat, so that surveys may be rare.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::clock::Clock;
-use crate::policy::continuity::{Break, Continuity};
+use crate::policy::continuity::{Break, Continuity, Identity};
 use crate::policy::duration::in_words;
 use crate::policy::entry::{EntryId, Monotonic, Now, Timestamp};
 use crate::policy::guard::{self, Lifted, State};
@@ -26,7 +27,8 @@ use crate::store::audience::Ask;
 use crate::store::connect::Health;
 use crate::store::error::{Error, Kind};
 use crate::store::evict::{Evicted, Prepared};
-use crate::store::{Found, Looked, Store, Surveyed};
+use crate::store::state::Kept;
+use crate::store::{Found, Greeted, Looked, Store, Surveyed};
 use crate::text::quoted;
 
 mod account;
@@ -218,13 +220,7 @@ impl Reaper {
 
     fn take_in(&mut self, surveyed: Surveyed, report: &mut Report) {
         let Surveyed { identity, began, ended, mut survey, refusals, kept } = surveyed;
-        if let Some(refusals) = refusals {
-            self.ledger.refusals(refusals);
-        }
-        let kept = kept.and_then(|kept| kept.map_err(|error| self.refuse(error, report)).ok());
-        if let Some(kept) = &kept {
-            self.ledger.canary_read(kept.canary);
-        }
+        let kept = self.take_in_state(refusals, kept, report);
         self.ledger.recall(kept.and_then(|kept| kept.memory).as_ref(), &identity, began);
         let learned = self.ledger.surveyed(&identity, began, ended, &mut survey);
         self.tell_breaks(&learned.breaks);
@@ -238,6 +234,23 @@ impl Reaper {
         self.tell_survey(&survey, ended.mono.since(began.mono));
         report.now = Some(ended);
         report.survey = Some(Arc::new(survey));
+    }
+
+    /// Takes in what the server says of refused writes, and what was kept of our own state.
+    fn take_in_state(
+        &mut self,
+        refusals: Option<u64>,
+        kept: Option<Result<Kept, Error>>,
+        report: &mut Report,
+    ) -> Option<Kept> {
+        if let Some(refusals) = refusals {
+            self.ledger.refusals(refusals);
+        }
+        let kept = kept.and_then(|kept| kept.map_err(|error| self.refuse(error, report)).ok());
+        if let Some(kept) = &kept {
+            self.ledger.canary_read(kept.canary);
+        }
+        kept
     }
 
     /// Keeps what a later process has to know, and finds out whether the server takes writes; the leader does it for
@@ -317,12 +330,82 @@ impl Reaper {
         if let Some(one) = aftermath(&error) {
             self.ledger.suspect(one);
         }
-        if self.ledger.failed() {
+        if self.ledger.failed(report.verb == Verb::Survey) {
             warn!(source = &*report.source, %error, "failed; tried again until it works");
         } else {
             tracing::debug!(source = &*report.source, %error, "again");
         }
         report.failure = Some(error);
+    }
+
+    // === pulse ===
+
+    /// When the pulse is to be taken next; none where a survey comes first.
+    pub fn next_pulse(&self) -> Option<Monotonic> {
+        self.ledger.next_pulse()
+    }
+
+    /// When the next survey begins, if the last one succeeded; `chance` in 0..1 spreads them.
+    pub fn next_survey(&self, chance: f64) -> Option<Monotonic> {
+        self.ledger.next_survey(chance)
+    }
+
+    /// Whether nothing can go before another survey.
+    pub fn wants_survey(&self) -> bool {
+        self.ledger.wants_survey(self.clock.now())
+    }
+
+    /// Re-reads the sampled entries; then keeps what a later process has to know. May be dropped at any await: it removes
+    /// nothing.
+    pub async fn pulse(&mut self) -> Report {
+        let began = self.clock.now();
+        let mut report = self.report(Verb::Pulse);
+        self.take_pulse(&mut report).await;
+        self.conclude(report, began)
+    }
+
+    async fn take_pulse(&mut self, report: &mut Report) {
+        match self.look_at_sampled(report).await {
+            Ok(()) if self.now().is_some() => {
+                let before = self.ledger.doubt();
+                report.changes.extend(self.ledger.pulsed(self.clock.now()));
+                report.now = self.now();
+                if let Some(doubt) = self.ledger.doubt().filter(|_| before.is_none()) {
+                    info!(source = &*report.source, "surveying before anything goes: {}", doubt.in_words());
+                }
+                if report.canary_refused.is_none() {
+                    self.keep(report).await;
+                }
+            }
+            Ok(()) => {}
+            Err(error) => self.fail(error, report),
+        }
+    }
+
+    /// Asks who is there and reads what is sampled, as far as it is the process that was surveyed.
+    async fn look_at_sampled(&mut self, report: &mut Report) -> Result<(), Error> {
+        let Greeted { health, kept } = self.store.greet().await?;
+        let _ = self.take_in_state(health.refusals, kept, report);
+        self.take_in_look(&health.identity, health.now, report);
+        for ids in self.ledger.sampled().chunks(CHUNK) {
+            if self.now().is_none() {
+                return Ok(());
+            }
+            let Looked { identity, now, found } = self.store.look(ids).await?;
+            self.take_in_look(&identity, now, report);
+            let looks = found.into_iter().map(|found| match found {
+                Found::Entry { judged, mark, .. } => Some((judged, mark)),
+                Found::Gone | Found::WrongType => None,
+            });
+            self.ledger.sampled_looked(ids.iter().cloned().zip(looks), now);
+        }
+        Ok(())
+    }
+
+    fn take_in_look(&mut self, identity: &Identity, now: Now, report: &mut Report) {
+        let breaks = self.ledger.reread(identity, now);
+        self.tell_breaks(&breaks);
+        report.breaks.extend(breaks);
     }
 
     // === strike ===
@@ -349,6 +432,7 @@ impl Reaper {
         // bound: every round takes at least one entry off the list of those due, or ends it
         let orders = Arc::clone(&self.settings.orders);
         while !stop.is_cancelled() && self.leads() {
+            self.refresh_pulse(&mut report).await;
             // They can't change until the batch is answered.
             let in_force = orders.for_source(&self.store.source().name, self.clock.now()).await;
             self.ledger.ordered(in_force.orders.clone());
@@ -378,9 +462,19 @@ impl Reaper {
         leads
     }
 
+    /// Takes the pulse, if something could go by one that is too old.
+    async fn refresh_pulse(&mut self, report: &mut Report) {
+        let now = self.clock.now();
+        let due = self.ledger.watch().next_due().is_some_and(|due| due <= now);
+        let free = due && self.now().is_some_and(|now| self.ledger.decide_source(now).is_ok());
+        if free && self.ledger.is_pulse_old(now) {
+            self.take_pulse(report).await;
+        }
+    }
+
     /// What may be struck now, as many as the pace allows; that many are reserved.
     fn reserve_due(&mut self, report: &mut Report) -> Option<(Now, Vec<EntryId>)> {
-        let now = self.now()?;
+        let now = self.now().filter(|_| report.failure.is_none())?;
         self.ledger.decide_source(now).ok()?;
         if self.ledger.watch().next_due().is_none_or(|due| due > now.mono) {
             return None;
@@ -411,9 +505,7 @@ impl Reaper {
                 return 0;
             }
         };
-        let breaks = self.ledger.reread(&looked.identity, looked.now);
-        self.tell_breaks(&breaks);
-        report.breaks.extend(breaks);
+        self.take_in_look(&looked.identity, looked.now, report);
         if self.now().is_none() {
             return 0;
         }

@@ -51,16 +51,16 @@ E4 no time to reconnect, simulated@on_a_bad_day@policy/continuity.rs@s/self.reco
 E5 a silence that pings is released@on_a_bad_day@policy/guard.rs@s/if newest > known.newest/if false/
 E5 a silence is small when few are left@on_a_bad_day@policy/guard.rs@s/self.recent.is_none_or\(.*/true {/
 E3 any mark will do, in a random history@whatever_happens@policy/rule.rs@s/watched.mark == mark/true/@policy/watch.rs@s/if known.mark == candidate.mark/if true/
-E5 no mass, in a random history@whatever_happens@policy/guard.rs@s/self.silent\(now\).or_else\(.. self.mass\(now.mono\)\)/self.silent(now)/
-E5 no silence, in a random history@whatever_happens@policy/guard.rs@s/self.silent\(now\).or_else\(.. self.mass\(now.mono\)\)/self.mass(now.mono)/
+E5 no mass, in a random history@whatever_happens@policy/guard.rs@s/(self.interval\(\)\)).or_else\(.. self.mass\(now.mono\)\)/\1/
+E5 no silence, in a random history@whatever_happens@policy/guard.rs@s/self.silent\(now\).or_else\((.. self.interval)/None.or_else(\1/
 E5 a silence never ends@on_a_bad_day@policy/guard.rs@s/now.mono >= at\)/false)/
-E5 no silence@p3_when_all_writers_stop@policy/guard.rs@s/self.silent\(now\).or_else\(.. self.mass\(now.mono\)\)/self.mass(now.mono)/
+E5 no silence@p3_when_all_writers_stop@policy/guard.rs@s/self.silent\(now\).or_else\((.. self.interval)/None.or_else(\1/
 E5 a silence is released at once@p3_a_silence_is_released@policy/guard.rs@s/release.max\(self.timing.threshold \* 2\)/release/
 E5 a silence is never small@p3_a_small_source@policy/guard.rs@s/const SMALL_SOURCE: u64 = 10/const SMALL_SOURCE: u64 = 0/
 E5 a silence found late is small@p3_a_silence_found_late@policy/guard.rs@s/self.recent.unwrap_or\(survey.live\(\) \+ survey.stale\)/self.recent.unwrap_or(0)/
 E5 a silence after an outage is small@p3_a_silence_after_an_outage@policy/guard.rs@s/let recent = self.recent.unwrap_or.*/let recent = survey.live();/
 E5 a clock ahead hides a silence@g6_a_dead_entry@policy/staleness.rs@s/now.plus\(self.threshold.saturating_sub.*/now.plus(FUTURE_TOLERANCE)/
-E5 no mass@g7_two_hubs@policy/guard.rs@s/self.silent\(now\).or_else\(.. self.mass\(now.mono\)\)/self.silent(now)/
+E5 no mass@g7_two_hubs@policy/guard.rs@s/(self.interval\(\)\)).or_else\(.. self.mass\(now.mono\)\)/\1/
 E5 a mass is not latched@g7_two_hubs@policy/guard.rs@s/self.mass_until = Some\(now.plus\(self.timing.threshold \* 2\)\)/self.mass_until = Some(now.plus(self.timing.heartbeat_interval))/
 E5 a third is a mass@g7_one_hub@policy/guard.rs@s/= \(55, 100\)/= (30, 100)/
 E5 six are a mass@g7_six_clients@policy/guard.rs@s/MASS_MIN: u64 = 10/MASS_MIN: u64 = 1/
@@ -70,6 +70,11 @@ E5 a lost brake is let go@g_hold_a_brake_that_redis_lost@reaper/orders.rs@s/self
 E5 a release is not counted@a_release_is_good_for@store/evict.lua@s/redis.call\('HINCRBY', KEYS.release., 'left', -going\)//
 E4 a release shortens a grace@g5_no_release@policy/rule.rs@s/if let Some\(until\) = facts.continuity.keeps\(watched.last_ping, now.mono\)/if let Some(until) = facts.continuity.keeps(watched.last_ping, now.mono).filter(|_| facts.guard.orders().release.is_none())/
 E5 a release lifts nothing@g6_a_silent_source@policy/guard.rs@s/ \&\& !self.lifted.silent//
+E5 no interval@interval_set_ten_times@policy/guard.rs@s/\.or_else\(.. self.interval\(\)\)//
+E5 an interval is not seen by two looks@interval_is_seen@policy/interval.rs@s/const TRIPS_MIN: usize = 2/const TRIPS_MIN: usize = 200/
+E5 an interval never ends@interval_ends@policy/interval.rs@s/const ENDS: .usize, usize. = \(10, 100\)/const ENDS: (usize, usize) = (0, 100)/@policy/interval.rs@s/ \&\& long > 0 \&\& share/ \&\& share/@policy/interval.rs@s/\.clamp\(1, long\)/.max(1)/
+E5 no pulse@p3_a_ghost_stays@policy/pulse.rs@s/self.doubt = self.doubt.or\(doubt\)/let _ = doubt/
+E5 a survey every heartbeat@surveys_are_rare@policy/staleness.rs@s/room.min\(most\).max\(least\)/let _ = (room, most, least); self.heartbeat_interval/
 E7 no compare@p1_a_ping_between@store/evict.lua@s/= tonumber\(found\) == tonumber\(expected\)/= true/
 E7 no check before the deed@p5_an_entry_goes_whole@store/evict.lua@s/NEEDS\[deed.verb\] and kind ~= NEEDS\[deed.verb\]/false/
 E7 refused writes do not refuse us@g11_a_server_that_refuses@store/evict.rs@s/concat!\("#!lua.n", include_str/concat!("", include_str/
@@ -78,7 +83,7 @@ E7 anybody leads@g15_a_strike_without@store/lease.rs@s/self.locked\(\).until.is_
 E7 a lease is never given back@g15_a_leader_that_stops@store/lease.rs@s/let held = self.locked\(\).until.take\(\).is_some\(\);/let held = false;/
 E7 a single run takes no lease@g15_a_single_run@oneshot.rs@s/let Some\(lease\) = reaper.store\(\).lease\(\).cloned\(\) else/let Some(lease) = reaper.store().lease().cloned().filter(|_| false) else/
 E8 who takes over begins the pace anew@g15_a_handover@reaper.rs@s/self.ledger.took_over\(self.clock.now\(\)\);//
-acl a small room is not read whole@rooms_are_cleaned_and_told@store/rights.rs@s/&\[ZCARD, ZRANGE\]/\&[ZCARD]/
+acl a small room is not read whole@rooms_are_cleaned_and_told@store/rights.rs@s/, ZRANGE([],])/\1/
 acl a stream is not asked for its type@rooms_are_cleaned_and_told@store/rights.rs@s/\[TYPE, XADD\]/[XADD]/
 acl what is left is not counted@rooms_are_cleaned_and_told@store/rights.rs@s/counts\)\.then_some\(count\)/counts).then_some(count).filter(|_| false)/
 acl any channel will do@it_grants_what_is_needed@store/rights/acl.rs@s/channels.insert\(0, b"resetchannels".*//

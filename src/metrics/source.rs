@@ -156,7 +156,7 @@ impl Source {
                 "presence_reaper_guard_trips_total",
                 "How often a guard began to hold the source.",
                 "reason",
-                [State::Silent.as_str(), State::Mass.as_str(), CLOCK, WRITE_REFUSED],
+                [State::Silent.as_str(), State::Mass.as_str(), State::Interval.as_str(), CLOCK, WRITE_REFUSED],
             )?,
             breaks: make.counters(
                 "presence_reaper_continuity_breaks_total",
@@ -166,7 +166,7 @@ impl Source {
             )?,
             canary_failures: make.counters(
                 "presence_reaper_canary_failures_total",
-                "Surveys after which Redis refused to keep the reaper's own state, as it refuses heartbeats then.",
+                "Looks at the source after which Redis refused to keep the reaper's own state, as it refuses heartbeats then.",
                 "error",
                 Kind::REFUSALS.map(Kind::as_str),
             )?,
@@ -250,6 +250,7 @@ impl Source {
             match change {
                 Change::FellSilent => self.guard_trips.add(State::Silent.as_str(), 1),
                 Change::Mass => self.guard_trips.add(State::Mass.as_str(), 1),
+                Change::WrongInterval => self.guard_trips.add(State::Interval.as_str(), 1),
                 Change::Released | Change::SpokeAgain => {}
             }
         }

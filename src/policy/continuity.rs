@@ -259,7 +259,7 @@ impl Continuity {
             breaks.push(Break::Failover);
         }
         let gap = began.mono.since(last.mono);
-        let planned = self.timing.survey_interval();
+        let planned = self.timing.look_interval();
         let beyond = |gap: Duration| gap.saturating_sub(planned);
         let outages = || self.outages.iter().map(|outage| outage.gap);
         let lost: Duration = outages().map(beyond).sum();
@@ -270,6 +270,11 @@ impl Continuity {
         }
         breaks.extend(moved(*last, began));
         breaks
+    }
+
+    /// When the last look that succeeded ended.
+    pub fn last_look(&self) -> Option<Now> {
+        self.last.as_ref().map(|(_, now)| *now)
     }
 
     // === writes ===
@@ -384,7 +389,7 @@ impl Continuity {
     pub fn recall_look(&mut self, identity: Identity, earlier: &memory::Sight, gap: Duration, now: Now) {
         self.last = Some((identity, now));
         self.refusals = earlier.refusals;
-        let planned = self.timing.survey_interval();
+        let planned = self.timing.look_interval();
         // Longer ones were breaks, and end with them.
         let outage = |gap: Duration, until| Outage { gap: gap.min(planned + self.timing.heartbeat_interval), until };
         self.outages = earlier.outages.iter().map(|(gap, until)| outage(*gap, now.when(*until))).collect();

@@ -1,13 +1,17 @@
-//! When a source may not evict: silence, mass, and the timings the guards can work with.
+//! When a source may not evict: silence, mass, a wrong interval, and the timings the guards can work with.
 
+use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use super::duration::in_words;
-use super::entry::{Monotonic, Now, Timestamp};
+use super::entry::{EntryId, Mark, Monotonic, Now, Timestamp};
+use super::interval::Intervals;
 use super::memory;
 use super::order::{Orders, Release};
+use super::pulse::{Doubt, Pulse};
+use super::sample::Sampled;
 use super::staleness::Timing;
-use super::survey::Survey;
+use super::survey::{Judged, Survey};
 
 /// Fewer heartbeats to a threshold than this are refused: the guards could not see an outage before the first living
 /// entry turned stale. Simulated with all hubs cut off: at 3 heartbeats 1,450 of 1,500 living entries went, at 5 none.
@@ -27,9 +31,36 @@ pub enum Fit {
     TooTight,
 }
 
-/// Whether the guards can work with `timing`; the one place that knows the bound.
+/// The shortest threshold that the guards can work with where entries ping so far apart; the one place that knows the
+/// bound.
+pub fn least_threshold(interval: Duration) -> Duration {
+    interval * MIN_HEARTBEATS
+}
+
+/// The same as an operator would write it: in whole minutes from ten minutes on, in whole seconds from ten seconds on.
+fn least_threshold_in_words(interval: Duration) -> String {
+    let least = least_threshold(interval);
+    let unit: u128 = match least.as_secs() {
+        600.. => 60_000,
+        10.. => 1_000,
+        _ => 100,
+    };
+    let rounded = least.as_millis().div_ceil(unit) * unit;
+    let rounded = Duration::from_millis(u64::try_from(rounded).unwrap_or(u64::MAX));
+    if rounded.subsec_millis() == 0 { in_words(rounded) } else { format!("{}ms", rounded.as_millis()) }
+}
+
+/// An interval as people set it: seconds, below ten of them milliseconds.
+fn interval_in_words(interval: Duration) -> String {
+    match interval.as_secs() {
+        seconds @ 10.. => format!("{seconds} s"),
+        _ => format!("{} ms", interval.as_millis()),
+    }
+}
+
+/// Whether the guards can work with `timing`.
 pub fn fit(timing: &Timing) -> Fit {
-    if timing.threshold < timing.heartbeat_interval * MIN_HEARTBEATS {
+    if timing.threshold < least_threshold(timing.heartbeat_interval) {
         Fit::TooTight
     } else if timing.threshold < timing.heartbeat_interval * GOOD_HEARTBEATS {
         Fit::Tight
@@ -92,11 +123,14 @@ pub enum State {
     Silent,
     /// Most of those recently alive went missing at once.
     Mass,
+    /// Entries ping too far apart for the threshold.
+    Interval,
 }
 
 impl State {
     /// Every state, in the order of precedence: of several reasons to hold the first is shown.
-    pub const ALL: [Self; 6] = [Self::Held, Self::Blind, Self::Grace, Self::Silent, Self::Mass, Self::Normal];
+    pub const ALL: [Self; 7] =
+        [Self::Held, Self::Blind, Self::Grace, Self::Silent, Self::Mass, Self::Interval, Self::Normal];
 
     /// The name in metrics and reports.
     pub const fn as_str(self) -> &'static str {
@@ -107,6 +141,7 @@ impl State {
             Self::Grace => "grace",
             Self::Silent => "silent",
             Self::Mass => "mass",
+            Self::Interval => "interval",
         }
     }
 }
@@ -154,6 +189,8 @@ pub enum Change {
     SpokeAgain,
     /// Mass tripped.
     Mass,
+    /// The entries turned out to ping too far apart.
+    WrongInterval,
 }
 
 /// The guards of one source (E5). They watch the flow of heartbeats, not the stock of stale entries: an outage shows
@@ -167,11 +204,21 @@ pub struct Guard {
     recent: Option<u64>,
     recent_at: Monotonic,
     mass_until: Option<Monotonic>,
+    intervals: Intervals,
+    pulse: Pulse,
+    /// When the last silences began that a ping ended; no more than [`MANY_SILENCES`].
+    silences: VecDeque<Monotonic>,
     lifted: Lifted,
     orders: Orders,
     /// Why the source is not what its settings say, if it is not.
     misfit: Option<String>,
 }
+
+/// So many silences within [`SILENCES_WITHIN`], each ended by a ping, look like an interval that is set too short.
+const MANY_SILENCES: usize = 3;
+
+/// In thresholds.
+const SILENCES_WITHIN: u32 = 20;
 
 impl Guard {
     /// Guards that have seen nothing yet.
@@ -183,6 +230,9 @@ impl Guard {
             recent: None,
             recent_at: Monotonic::default(),
             mass_until: None,
+            intervals: Intervals::new(timing),
+            pulse: Pulse::new(timing),
+            silences: VecDeque::new(),
             lifted,
             orders: Orders::default(),
             misfit: None,
@@ -196,7 +246,49 @@ impl Guard {
         if self.observe_mass(survey, now.mono) {
             changes.push(Change::Mass);
         }
+        self.pulse.draw(survey.fresh_sample.entries(), now);
+        self.intervals.fill(survey.sample.entries());
+        changes.extend(self.conclude_interval(now.mono));
         changes
+    }
+
+    // === looks at the sampled ===
+
+    /// The entries that stand for all, to be re-read every heartbeat: a few hundred at most.
+    pub fn sampled(&self) -> Vec<EntryId> {
+        let ids: HashSet<&EntryId> = self.pulse.ids().chain(self.intervals.ids()).collect();
+        ids.into_iter().cloned().collect()
+    }
+
+    /// Takes in a look at an entry; `None` if it is gone.
+    pub fn looked(&mut self, id: &EntryId, found: Option<(Judged, Mark)>, now: Now) {
+        self.pulse.looked(id, found.as_ref().map(|(_, mark)| *mark), now.mono);
+        self.intervals.looked(id, found, now);
+    }
+
+    /// Takes in that a watched entry pinged again; its old ping was last seen at `looked`.
+    pub fn pinged_again(&mut self, before: Sampled, after: (Timestamp, Mark), looked: Monotonic, now: Now) {
+        self.intervals.pinged_again(before, after, looked, now);
+    }
+
+    /// Concludes what the looks up to `now` say.
+    pub fn conclude(&mut self, now: Monotonic) -> Vec<Change> {
+        self.pulse.conclude(now);
+        self.conclude_interval(now).into_iter().collect()
+    }
+
+    fn conclude_interval(&mut self, now: Monotonic) -> Option<Change> {
+        self.intervals.conclude(now).then_some(Change::WrongInterval)
+    }
+
+    /// Why nothing may go before the next survey, if so.
+    pub fn doubt(&self) -> Option<Doubt> {
+        self.pulse.doubt()
+    }
+
+    /// Whether the source is silent, and that has not been released.
+    pub fn is_silent(&self) -> bool {
+        self.silence.is_some_and(|silence| !silence.released)
     }
 
     /// Only a time under unbroken sight proves anything about a silence: a break lets it begin anew.
@@ -205,6 +297,7 @@ impl Guard {
             silence.since = now;
             silence.before = Duration::ZERO;
         }
+        self.intervals.continuity_broke();
     }
 
     /// What a later process has to know.
@@ -249,7 +342,12 @@ impl Guard {
         };
         if now.server.minus(self.timing.late_after()) < newest {
             self.note_recent(survey.live(), now.mono);
-            return self.silence.take().map(|_| Change::SpokeAgain);
+            let ended = self.silence.take()?;
+            self.silences.push_back(ended.since);
+            if self.silences.len() > MANY_SILENCES {
+                self.silences.pop_front();
+            }
+            return Some(Change::SpokeAgain);
         }
         match &mut self.silence {
             None => {
@@ -329,16 +427,16 @@ impl Guard {
 
     /// Why nothing of this source may go at `now`, but for the brake; none if it may.
     pub fn hold(&self, now: Now) -> Option<Hold> {
-        self.waiting(now).filter(|_| self.orders.released(now.mono).is_none())
+        let waits = |hold: &Hold| hold.state != State::Interval && self.orders.released(now.mono).is_some();
+        // Where pings come too far apart, to be late says nothing: that is no mass.
+        let reasons = [self.silent(now), self.interval(), self.mass(now.mono)];
+        reasons.into_iter().flatten().find(|hold| !waits(hold))
     }
 
     /// The release without which nothing would go at `now`, if there is one.
     pub fn released(&self, now: Now) -> Option<&Release> {
-        self.waiting(now).and_then(|_| self.orders.released(now.mono))
-    }
-
-    fn waiting(&self, now: Now) -> Option<Hold> {
-        self.silent(now).or_else(|| self.mass(now.mono))
+        let waiting = self.silent(now).or_else(|| self.mass(now.mono));
+        waiting.and_then(|_| self.orders.released(now.mono))
     }
 
     fn silent(&self, now: Now) -> Option<Hold> {
@@ -348,9 +446,10 @@ impl Guard {
         Some(Hold {
             state: State::Silent,
             why: format!(
-                "nobody has pinged for {}; with a heartbeat_interval of {} that looks like hubs cut off from Redis",
+                "nobody has pinged for {}; with a heartbeat_interval of {} that looks like {}",
                 in_words(quiet),
-                in_words(self.timing.heartbeat_interval)
+                in_words(self.timing.heartbeat_interval),
+                self.likely_cause(now.mono)
             ),
             ends,
             ends_with: match ends {
@@ -358,6 +457,37 @@ impl Guard {
                 None => "the next ping (silence_release is \"never\")".into(),
             },
         })
+    }
+
+    fn likely_cause(&self, now: Monotonic) -> String {
+        let within = self.timing.threshold * SILENCES_WITHIN;
+        let again = self.silences.iter().filter(|began| now.since(**began) <= within).count();
+        if let Some(interval) = self.intervals.wrong() {
+            format!("a wrong interval: {}", self.wrong_interval(interval))
+        } else if again >= MANY_SILENCES {
+            "a wrong interval: it looked so again and again. Set heartbeat_interval to how often the hub pings".into()
+        } else {
+            "hubs cut off from Redis".into()
+        }
+    }
+
+    fn interval(&self) -> Option<Hold> {
+        let interval = self.intervals.wrong()?;
+        Some(Hold {
+            state: State::Interval,
+            why: self.wrong_interval(interval),
+            ends: None,
+            ends_with: "pings that come faster, or a restart with a longer threshold".into(),
+        })
+    }
+
+    fn wrong_interval(&self, interval: Duration) -> String {
+        format!(
+            "entries ping every {}, threshold is {}; set at least {}",
+            interval_in_words(interval),
+            in_words(self.timing.threshold),
+            least_threshold_in_words(interval)
+        )
     }
 
     fn mass(&self, now: Monotonic) -> Option<Hold> {
@@ -458,5 +588,23 @@ mod tests {
         };
         assert_eq!(silent_for(15 * MINUTE - 1), (vec![], true));
         assert_eq!(silent_for(15 * MINUTE), (vec![Change::Released], false));
+    }
+
+    #[test]
+    fn interval_the_threshold_that_is_asked_for_is_the_one_that_is_not_refused() {
+        let table = [
+            (405_000, "405 s", "34m"),
+            (60_000, "60 s", "5m"),
+            (3_600_000, "3600 s", "5h"),
+            (9_999, "9999 ms", "50s"),
+            (2_000, "2000 ms", "10s"),
+            (1_234, "1234 ms", "6200ms"),
+        ];
+        for (millis, said, least) in table {
+            let interval = Duration::from_millis(millis);
+            assert_eq!((&*interval_in_words(interval), &*least_threshold_in_words(interval)), (said, least));
+            let fits = |threshold| fit(&Timing { threshold, heartbeat_interval: interval }) != Fit::TooTight;
+            assert!(fits(least_threshold(interval)) && !fits(least_threshold(interval) - Duration::from_millis(1)));
+        }
     }
 }

@@ -12,8 +12,10 @@ use super::memory::{Memory, SingleRun};
 use super::order::{Orders, Release};
 use super::outcome::Outcome;
 use super::pace::Pace;
+use super::pulse::Doubt;
 use super::rule::{self, Facts, Refusal};
-use super::schedule::SHORTEST_WAIT;
+use super::sample::Sampled;
+use super::schedule::{self, SHORTEST_WAIT};
 use super::staleness::Timing;
 use super::survey::{Judged, Survey};
 use super::watch::Watch;
@@ -30,7 +32,12 @@ pub struct Ledger {
     /// When the last survey began, if it kept every candidate and no break came since: what it does not name and is watched
     /// later was younger by then.
     seen_through: Option<Monotonic>,
+    /// The last survey failed.
     failing: bool,
+    /// The last attempt to read anything failed.
+    unanswered: bool,
+    /// When the sampled entries were last read, or drawn.
+    pulsed: Option<Monotonic>,
     /// Who may have left a memory was asked for it.
     recalled: bool,
     run: Run,
@@ -44,7 +51,7 @@ enum Run {
     Single(Option<SingleRun>),
 }
 
-/// A restart within so many survey intervals goes on where the process before it ended.
+/// A restart within so many look intervals goes on where the process before it ended.
 const WARM: u32 = 3;
 
 /// What the last complete survey left behind.
@@ -90,6 +97,8 @@ impl Ledger {
             last: None,
             seen_through: None,
             failing: false,
+            unanswered: false,
+            pulsed: None,
             recalled: false,
             run: Run::Daemon,
         }
@@ -116,7 +125,7 @@ impl Ledger {
         }
         let Some(earlier) = earlier else { return };
         // A clock that went back since then must not make anything last for as long as it went.
-        let then = Now { server: now.server.max(earlier.surveyed), ..now };
+        let then = Now { server: now.server.max(earlier.looked), ..now };
         self.continuity.recall_graces(&earlier.sight, then);
         self.watch.doubt(earlier.misdated_until.map(|until| then.when(until)));
         let unbroken = self.goes_on(earlier, identity, now);
@@ -128,7 +137,7 @@ impl Ledger {
         if earlier.redefined {
             return false;
         }
-        let (gap, behind) = (since(earlier.surveyed, now), earlier.surveyed.millis_since(now.server));
+        let (gap, behind) = (since(earlier.looked, now), earlier.looked.millis_since(now.server));
         let turned_back = behind > 0 && Duration::from_millis(behind.unsigned_abs()) > CLOCK_TOLERANCE;
         if earlier.identity == *identity && !turned_back && self.is_too_long(gap, earlier, now) {
             // A daemon has seen nothing of this time. A single run can't tell whether it was only itself that did not look.
@@ -146,10 +155,10 @@ impl Ledger {
         earlier.identity == *identity && !turned_back
     }
 
-    /// Whether so long without a survey may hide an outage. Between single runs it is long by design: then a run that
+    /// Whether so long without a look may hide an outage. Between single runs it is long by design: then a run that
     /// comes much later than they use to tells that something kept them away.
     fn is_too_long(&self, gap: Duration, earlier: &Memory, now: Now) -> bool {
-        if gap <= self.timing.survey_interval() * WARM {
+        if gap <= self.timing.look_interval() * WARM {
             return false;
         }
         match (self.run, earlier.run) {
@@ -159,31 +168,31 @@ impl Ledger {
         }
     }
 
-    /// What a later process has to know, after a survey; none before the first.
+    /// What a later process has to know, after a survey or a pulse; none before the first.
     pub fn remember(&self) -> Option<Memory> {
-        let last = self.last.as_ref()?;
+        let (last, looked) = (self.last.as_ref()?, self.continuity.last_look()?);
         Some(Memory {
             identity: last.identity.clone(),
             redefined: false,
-            surveyed: last.ended.server,
+            looked: looked.server,
             run: match self.run {
                 Run::Daemon => None,
                 Run::Single(run) => run,
             },
-            misdated_until: self.watch.misdated_until(last.ended.mono).map(|until| last.ended.server_at(until)),
-            sight: self.continuity.remember(last.ended),
-            guards: self.guard.remember(last.ended),
+            misdated_until: self.watch.misdated_until(looked.mono).map(|until| looked.server_at(until)),
+            sight: self.continuity.remember(looked),
+            guards: self.guard.remember(looked),
         })
     }
 
     // === what the writes of our own state tell ===
 
-    /// Before a survey is taken in: takes in what was read of the canary when it began.
+    /// Before a survey or a pulse is taken in: takes in what was read of the canary when it began.
     pub fn canary_read(&mut self, found: Option<u64>) {
         self.continuity.canary_read(found);
     }
 
-    /// After a survey was taken in: the canary was written, and is now `value`; says what broke before.
+    /// After a survey or a pulse was taken in: the canary was written, and is now `value`; says what broke before.
     pub fn canary_written(&mut self, value: u64, now: Now) -> Vec<Break> {
         let breaks = self.continuity.canary_written(value, now);
         self.broke(&breaks, now.mono);
@@ -200,7 +209,7 @@ impl Ledger {
         self.last = None;
     }
 
-    /// Before a survey is taken in: takes in how many writes of anybody the server has refused so far.
+    /// Before a survey or a pulse is taken in: takes in how many writes of anybody the server has refused so far.
     pub fn refusals(&mut self, count: u64) {
         self.continuity.refusals(count);
     }
@@ -222,6 +231,7 @@ impl Ledger {
             self.broke(&[Break::SilenceEnded], ended.mono);
             breaks.push(Break::SilenceEnded);
         }
+        self.pulsed = Some(ended.mono);
         let candidates = std::mem::take(&mut survey.candidates);
         let kept_all = survey.unwatched == 0;
         self.watch.observe(candidates, kept_all, self.seen_through, ended, &self.timing);
@@ -241,13 +251,32 @@ impl Ledger {
         breaks
     }
 
-    /// Takes in that Redis could not be read; says whether that is news.
-    pub fn failed(&mut self) -> bool {
+    /// Takes in what a re-read of some of the [`Self::sampled`] found; `None` for what is gone. [`Self::reread`] comes
+    /// first.
+    pub fn sampled_looked(&mut self, looks: impl IntoIterator<Item = (EntryId, Option<(Judged, Mark)>)>, now: Now) {
+        for (id, found) in looks {
+            self.guard.looked(&id, found, now);
+        }
+    }
+
+    /// Concludes from the looks at the sampled entries, all of which were read by `now`. It can only hold, never release.
+    pub fn pulsed(&mut self, now: Monotonic) -> Vec<Change> {
+        self.pulsed = Some(now);
+        self.guard.conclude(now)
+    }
+
+    /// Takes in that Redis could not be read; says whether that is news. A failed survey is more than a failed look: the
+    /// source is not seen although Redis may be.
+    pub fn failed(&mut self, survey: bool) -> bool {
         self.continuity.missed();
-        !std::mem::replace(&mut self.failing, true)
+        let known = self.failing || self.unanswered;
+        self.failing |= survey;
+        self.unanswered = true;
+        !known
     }
 
     fn looked(&mut self, identity: &Identity, began: Now, ended: Now) -> Vec<Break> {
+        self.unanswered = false;
         let breaks = self.continuity.looked(identity, began, ended);
         self.broke(&breaks, ended.mono);
         breaks
@@ -314,6 +343,7 @@ impl Ledger {
     /// # Errors
     /// The first condition that it fails.
     pub fn decide(&mut self, id: &EntryId, judged: Judged, mark: Mark, now: Now) -> Result<(), Refusal> {
+        self.measure(id, judged, mark, now);
         let decided = rule::decide(&self.facts(), judged, mark, self.watch.get(id), now);
         self.defer(id, decided, now)
     }
@@ -330,6 +360,16 @@ impl Ledger {
             self.watch.postpone(id, now.mono.plus(self.timing.heartbeat_interval));
         }
         self.defer(id, decided, now)
+    }
+
+    /// A watched entry that pinged again tells how far apart its pings are.
+    fn measure(&mut self, id: &EntryId, judged: Judged, mark: Mark, now: Now) {
+        let (Some(watched), Ok((last_ping, _)), Some(last)) = (self.watch.get(id), judged, &self.last) else { return };
+        if watched.mark != mark {
+            let (id, seen) = (id.clone(), watched.since);
+            let before = Sampled { id, mark: watched.mark, last_ping: watched.last_ping, seen };
+            self.guard.pinged_again(before, (last_ping, mark), watched.since.max(last.began.mono), now);
+        }
     }
 
     fn defer(&mut self, id: &EntryId, decided: Result<(), Refusal>, now: Now) -> Result<(), Refusal> {
@@ -356,6 +396,45 @@ impl Ledger {
         Some(due.max(free).max(mono.plus(SHORTEST_WAIT)))
     }
 
+    /// When the next survey begins, after one that succeeded. `chance` as in [`schedule::next_survey`]. While the source
+    /// is silent somebody waits for a sign of life, so that it is looked at every heartbeat.
+    pub fn next_survey(&self, chance: f64) -> Option<Monotonic> {
+        let LastSurvey { began, ended, .. } = self.last.as_ref()?;
+        let interval = self.timing.survey_interval();
+        let silent = self.guard.is_silent().then(|| interval.min(self.timing.look_interval()));
+        let took = ended.mono.since(began.mono);
+        Some(schedule::next_survey_after(began.mono, took, silent.unwrap_or(interval), &self.timing, chance))
+    }
+
+    /// Whether nothing can go before another survey: the pulse doubts, or something is due and the facts are too old.
+    pub fn wants_survey(&self, mono: Monotonic) -> bool {
+        let due = || self.watch.next_due().is_some_and(|due| due <= mono);
+        let Some(now) = self.now(mono) else { return true };
+        self.doubt().is_some() || due() && self.decide_source(now) == Err(Refusal::FactsTooOld)
+    }
+
+    /// What the pulse holds against going on before the next survey, if anything.
+    pub fn doubt(&self) -> Option<Doubt> {
+        self.guard.doubt()
+    }
+
+    /// The entries that stand for all, to be re-read at [`Self::next_pulse`].
+    pub fn sampled(&self) -> Vec<EntryId> {
+        self.guard.sampled()
+    }
+
+    /// When the sampled entries are to be read again; none where a survey comes first: at the beginning, after a failure or
+    /// a break.
+    pub fn next_pulse(&self) -> Option<Monotonic> {
+        let known = self.last.is_some() && !self.failing && !self.unanswered;
+        self.pulsed.filter(|_| known).map(|pulsed| pulsed.plus(self.timing.look_interval()))
+    }
+
+    /// Whether the pulse is too old to strike by it.
+    pub fn is_pulse_old(&self, mono: Monotonic) -> bool {
+        self.pulsed.is_none_or(|pulsed| mono.since(pulsed) > self.timing.look_interval() / 2)
+    }
+
     /// The first `limit` entries that are due at `now`, longest due first.
     pub fn due(&self, now: Monotonic, limit: usize) -> Vec<EntryId> {
         self.watch.due(now, limit)
@@ -364,16 +443,22 @@ impl Ledger {
     /// Why the source holds at `mono`, if it does: what its state, its metric and its report say.
     pub fn hold(&self, mono: Monotonic) -> Option<Hold> {
         let braked = self.guard.orders().hold(mono).filter(|hold| hold.state == State::Held);
-        braked.or_else(|| self.blind(mono)).or_else(|| rule::hold(&self.facts(), self.now(mono)?))
+        braked.or_else(|| self.blind(mono)).or_else(|| match self.now(mono) {
+            Some(now) => rule::hold(&self.facts(), now),
+            None => rule::grace(&self.facts(), mono),
+        })
     }
 
     fn blind(&self, mono: Monotonic) -> Option<Hold> {
-        let seen = self.last.as_ref().map(|last| last.ended.mono);
-        let limit = self.timing.survey_interval() + self.timing.heartbeat_interval;
-        let unseen = seen.is_none_or(|seen| mono.since(seen) > limit);
-        (self.failing && unseen).then(|| Hold {
+        let surveyed = self.last.as_ref().map(|last| last.ended.mono);
+        let older = |seen: Option<Monotonic>, limit| seen.is_none_or(|seen| mono.since(seen) > limit);
+        let heartbeat = self.timing.heartbeat_interval;
+        let unseen = self.failing && older(surveyed, self.timing.survey_interval() + heartbeat);
+        let last_look = self.continuity.last_look().map(|look| look.mono);
+        let unanswered = self.unanswered && older(last_look, self.timing.look_interval() + heartbeat);
+        (unseen || unanswered).then(|| Hold {
             state: State::Blind,
-            why: "no survey has succeeded lately".into(),
+            why: if unseen { "no survey has succeeded lately" } else { "redis has not been heard lately" }.into(),
             ends: None,
             ends_with: "a complete survey; then a grace, as after any break".into(),
         })
@@ -432,7 +517,7 @@ impl Ledger {
     /// them.
     pub fn count_held(&mut self, now: Now) -> Option<(Counted, u64)> {
         let reason = match rule::hold(&self.facts(), now)?.state {
-            State::Held | State::Silent | State::Mass => Counted::Guard,
+            State::Held | State::Silent | State::Mass | State::Interval => Counted::Guard,
             State::Grace => Counted::Observing,
             State::Blind | State::Normal => return None,
         };
@@ -474,7 +559,7 @@ mod tests {
         let earlier = Memory {
             identity: Identity::default(),
             redefined: false,
-            surveyed,
+            looked: surveyed,
             run: None,
             misdated_until: Some(surveyed.plus(minutes(4))),
             sight: Sight { grace, ..Sight::default() },

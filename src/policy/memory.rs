@@ -9,15 +9,15 @@ use std::time::Duration;
 use super::continuity::Identity;
 use super::entry::Timestamp;
 
-/// What one process knew of one source when it last surveyed it.
+/// What one process knew of one source when it last looked at it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Memory {
     /// The server it saw.
     pub identity: Identity,
     /// What makes an entry stale was set otherwise than it is now: what it saw proves nothing of today's entries.
     pub redefined: bool,
-    /// When its last survey ended.
-    pub surveyed: Timestamp,
+    /// When its last look ended.
+    pub looked: Timestamp,
     /// The single run that this was; none of a daemon.
     pub run: Option<SingleRun>,
     /// Until when entries are kept that a clock which is behind seems to have dated.

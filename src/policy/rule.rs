@@ -35,7 +35,7 @@ pub enum Refusal {
     },
     /// E5: its source holds.
     Held(Hold),
-    /// E5: what the guards know is too old.
+    /// E5: what the guards know is too old, or the pulse has put it in doubt: survey first.
     FactsTooOld,
 }
 
@@ -62,6 +62,9 @@ pub fn decide_source(facts: &Facts<'_>, now: Now) -> Result<(), Refusal> {
     }
     if let Some(hold) = facts.guard.hold(now) {
         return Err(Refusal::Held(hold));
+    }
+    if facts.guard.doubt().is_some() {
+        return Err(Refusal::FactsTooOld);
     }
     let (surveyed, _) = facts.surveyed.ok_or(Refusal::FactsTooOld)?;
     if now.mono.since(surveyed) > facts.timing.facts_valid_for() {
@@ -137,7 +140,8 @@ fn slow(facts: &Facts<'_>) -> Option<Hold> {
     })
 }
 
-fn grace(facts: &Facts<'_>, now: Monotonic) -> Option<Hold> {
+/// Why a break holds the source, if it does: the part that needs no survey after it.
+pub(super) fn grace(facts: &Facts<'_>, now: Monotonic) -> Option<Hold> {
     if let Some(grace) = facts.continuity.grace(now) {
         let (after, threshold) = (grace.after, in_words(facts.timing.threshold));
         return Some(Hold {

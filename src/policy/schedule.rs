@@ -9,9 +9,26 @@ use super::staleness::Timing;
 pub const SHORTEST_WAIT: Duration = Duration::from_millis(20);
 
 /// When the next survey begins, after one that began at `began`. `chance` in 0..1 spreads the surveys of many reapers
-/// over the last tenth of the interval: always earlier, never later, so that surveys stay a heartbeat apart at most.
+/// over the last tenth of the interval: always earlier, never later, so that surveys stay an interval apart at most.
 pub fn next_survey(began: Monotonic, timing: &Timing, chance: f64) -> Monotonic {
-    began.plus(timing.survey_interval().mul_f64(1.0 - 0.1 * chance.clamp(0.0, 1.0)))
+    began.plus(spread(timing.survey_interval(), chance))
+}
+
+/// The same after one that took so long: what it read first is read again an interval later, even if that comes last.
+/// A source whose survey takes most of the interval rests half a heartbeat in between at least.
+pub fn next_survey_after(
+    began: Monotonic,
+    took: Duration,
+    interval: Duration,
+    timing: &Timing,
+    chance: f64,
+) -> Monotonic {
+    let rest = took + timing.heartbeat_interval / 2;
+    began.plus(spread(interval.saturating_sub(took), chance).max(rest.min(interval)))
+}
+
+fn spread(interval: Duration, chance: f64) -> Duration {
+    interval.mul_f64(1.0 - 0.1 * chance.clamp(0.0, 1.0))
 }
 
 /// How long to wait after the `failures`-th failure in a row: full jitter over a span that doubles from 100 ms to 30 s.
@@ -27,11 +44,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn surveys_are_never_more_than_a_heartbeat_apart() {
+    fn surveys_are_never_more_than_an_interval_apart() {
         let timing = Timing { threshold: Duration::from_secs(300), heartbeat_interval: Duration::from_secs(30) };
         let began = Monotonic::from_start(Duration::from_secs(7));
-        assert_eq!(next_survey(began, &timing, 0.0), began.plus(Duration::from_secs(30)));
-        assert_eq!(next_survey(began, &timing, 1.0), began.plus(Duration::from_secs(27)));
+        let seconds = Duration::from_secs;
+        assert_eq!(next_survey(began, &timing, 0.0), began.plus(seconds(150)));
+        assert_eq!(next_survey(began, &timing, 1.0), began.plus(seconds(135)));
+        let after = |took, chance| next_survey_after(began, seconds(took), seconds(150), &timing, chance);
+        assert_eq!(after(0, 0.0), began.plus(seconds(150)));
+        assert_eq!(after(20, 0.0), began.plus(seconds(130)), "less the last one's duration");
+        assert_eq!(after(20, 1.0), began.plus(seconds(117)));
+        assert_eq!(after(100, 1.0), began.plus(seconds(115)), "and a rest after a slow one");
     }
 
     #[test]

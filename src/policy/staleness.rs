@@ -28,8 +28,16 @@ impl Timing {
         self.heartbeat_interval * 3
     }
 
-    /// The time between two surveys of a source.
+    /// The time between two surveys of a source: as long as leaves room for two looks before the threshold, and no
+    /// longer than half of it. Below six heartbeats to a threshold there is no room, and surveys come twice a heartbeat.
     pub fn survey_interval(&self) -> Duration {
+        let room = self.threshold.saturating_sub(self.confirm_for() + self.heartbeat_interval * 2);
+        let (least, most) = (self.heartbeat_interval / 2, self.threshold / 2);
+        room.min(most).max(least)
+    }
+
+    /// The time between two looks of whatever kind: a pulse, a survey.
+    pub fn look_interval(&self) -> Duration {
         self.heartbeat_interval
     }
 
@@ -115,7 +123,23 @@ mod tests {
 
     #[test]
     fn watching_begins_early_enough_for_the_second_look_to_be_the_strike() {
-        assert_eq!(TIMING.watch_from(), Duration::from_secs(180));
+        assert_eq!(TIMING.watch_from(), Duration::from_secs(60));
         assert_eq!(TIMING.watch_from() + TIMING.confirm_for() + TIMING.survey_interval(), TIMING.threshold);
+    }
+
+    #[test]
+    fn surveys_are_rare_and_never_so_rare_that_a_strike_waits_for_one() {
+        let timing = |heartbeats: u32| Timing {
+            threshold: Duration::from_secs(300),
+            heartbeat_interval: Duration::from_secs(300) / heartbeats,
+        };
+        assert_eq!(TIMING.survey_interval(), Duration::from_secs(150));
+        for heartbeats in 5..1_000 {
+            let timing = timing(heartbeats);
+            let interval = timing.survey_interval();
+            assert!(interval >= timing.heartbeat_interval / 2 && interval <= timing.threshold / 2, "{heartbeats}");
+            assert!(interval < timing.facts_valid_for(), "{heartbeats}");
+            assert!(timing.watch_from() >= timing.heartbeat_interval, "{heartbeats}");
+        }
     }
 }

@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::entry::{EntryId, Mark, Monotonic, Now, Timestamp};
+use super::interval::{self, Intervals};
 use super::ping::{Unit, Unreadable};
+use super::pulse;
+use super::sample::{Place, Sample, Sampled};
 use super::staleness::{Freshness, Timing};
 
 /// How many candidates one survey keeps (about 20 MB of ids); the rest is counted `unwatched` and left to the next.
@@ -16,7 +19,7 @@ pub const LISTED: usize = 100;
 /// What is wanted of a survey beside its counts: which entries it keeps, and which it names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wanted {
-    /// Keep those that may be due. An audit strikes nothing, and needs none.
+    /// Keep those that may be due, and samples for later looks. An audit strikes nothing, and needs none.
     pub candidates: bool,
     /// Name live entries too, not the stale alone.
     pub live: bool,
@@ -67,6 +70,15 @@ pub struct Candidate {
     pub seen: Monotonic,
 }
 
+/// Which of a survey's two samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// [`Survey::fresh_sample`]
+    Fresh,
+    /// [`Survey::sample`]
+    Measured,
+}
+
 /// One time as read: the last ping and how it was written, or why it can't be judged.
 pub type Judged = Result<(Timestamp, Unit), Unreadable>;
 
@@ -106,6 +118,10 @@ pub struct Survey {
     /// How many live ones.
     pub handed_on_live: u64,
     as_read: Vec<Named>,
+    /// A few of the fresh ones, for the pulse.
+    pub fresh_sample: Sample,
+    /// A few of all that pinged within a day, to measure how often they do.
+    pub sample: Sample,
 }
 
 impl Survey {
@@ -135,7 +151,15 @@ impl Survey {
             handed_on_stale: 0,
             handed_on_live: 0,
             as_read: Vec::new(),
+            fresh_sample: Sample::new(if wanted.candidates { pulse::SIZE } else { 0 }),
+            sample: Sample::new(if wanted.candidates { interval::TRACKED } else { 0 }),
         }
+    }
+
+    /// The same, with another choice of the entries that stand for all.
+    #[must_use]
+    pub fn seeded(self, seed: u64) -> Self {
+        Self { fresh_sample: self.fresh_sample.seeded(seed), sample: self.sample.seeded(!seed), ..self }
     }
 
     /// Counts one entry, read at `now`; `id` is asked for only if the entry is kept.
@@ -158,12 +182,57 @@ impl Survey {
         }
         self.ages.add(now.server.millis_since(last_ping), 1);
         let may_be_due = last_ping <= now.server.minus(self.timing.watch_from());
-        if may_be_due || self.wanted.live {
+        let sampled = self.offer(last_ping, freshness, now.server);
+        if may_be_due || self.wanted.live || sampled.iter().any(Option::is_some) {
             let id = id();
+            self.keep_samples(sampled, || Sampled { id: id.clone(), mark, last_ping, seen: now.mono });
             self.name(freshness, last_ping, now, &id);
             if may_be_due {
                 self.watch(Candidate { id, mark, last_ping, seen: now.mono });
             }
+        }
+    }
+
+    /// How many of `count` entries have to be drawn for a sample, where an index counts them; as many of those drawn
+    /// before make room.
+    pub fn share(&mut self, which: Which, count: u64) -> u64 {
+        self.sample_of(which).share(count)
+    }
+
+    /// Keeps one entry of such a share, unless it does not belong there (any more).
+    pub fn draw(&mut self, which: Which, entry: Sampled, now: Timestamp) {
+        let freshness = self.timing.judge(entry.last_ping, now);
+        let belongs = match which {
+            Which::Fresh => freshness == Freshness::Fresh,
+            Which::Measured => {
+                freshness != Freshness::Future && Intervals::may_measure(&self.timing, entry.last_ping, now)
+            }
+        };
+        if belongs {
+            self.sample_of(which).add(entry);
+        }
+    }
+
+    fn sample_of(&mut self, which: Which) -> &mut Sample {
+        match which {
+            Which::Fresh => &mut self.fresh_sample,
+            Which::Measured => &mut self.sample,
+        }
+    }
+
+    /// Offers an entry to both samples.
+    fn offer(&mut self, last_ping: Timestamp, freshness: Freshness, now: Timestamp) -> [Option<Place>; 2] {
+        let fresh = (freshness == Freshness::Fresh).then(|| self.fresh_sample.offer()).flatten();
+        let measured = freshness != Freshness::Future && Intervals::may_measure(&self.timing, last_ping, now);
+        [fresh, measured.then(|| self.sample.offer()).flatten()]
+    }
+
+    fn keep_samples(&mut self, [fresh, measured]: [Option<Place>; 2], entry: impl Fn() -> Sampled) {
+        if let Some(place) = fresh {
+            self.fresh_sample.keep(place, entry());
+        }
+        if let Some(place) = measured {
+            self.sample.keep(place, entry());
         }
     }
 
@@ -353,7 +422,7 @@ mod tests {
 
     #[test]
     fn candidates_are_those_from_watch_from_on() {
-        let ids: Vec<_> = survey(&[179_999, 180_000, 299_999, 300_000]).candidates.into_iter().map(|c| c.id).collect();
+        let ids: Vec<_> = survey(&[59_999, 60_000, 299_999, 300_000]).candidates.into_iter().map(|c| c.id).collect();
         assert_eq!(ids, ["1", "2", "3"].map(|id| EntryId::key(id.as_bytes())));
     }
 

@@ -254,13 +254,13 @@ mod tests {
 
     #[test]
     fn g4_an_entry_that_turns_up_too_old_is_judged_by_our_own_clock() {
-        // Surveys at 0 and 30 s. One that is watched from 180 s on can be 212 s old by now, and no older.
+        // Surveys at 0 and 150 s. One that is watched from 60 s on can be 212 s old by now, and no older.
         let due = |age| {
             let mut watch = watching(Vec::new(), at(0));
-            watch.observe(vec![candidate("a", age, at(30))], true, Some(at(0).mono), at(30), &TIMING);
+            watch.observe(vec![candidate("a", age, at(150))], true, Some(at(0).mono), at(150), &TIMING);
             watch.next_due()
         };
-        assert_eq!(due(212), Some(at(120).mono), "confirmed");
+        assert_eq!(due(212), Some(at(240).mono), "confirmed");
         assert_eq!(due(213), Some(at(300).mono), "written since, by a clock that is behind");
         assert_eq!(due(86_400), Some(at(300).mono));
         // A survey that took longer than that still has to be followed by a second look.
@@ -287,7 +287,7 @@ mod tests {
         later.observe(vec![candidate("a", 430, at(60))], true, None, at(60), &TIMING);
         assert_eq!(later.next_due(), Some(at(300).mono), "whichever it was");
         assert_eq!(later.misdated_until(at(60).mono), until, "for the next one");
-        later.observe(vec![candidate("b", 200, at(90))], true, Some(at(60).mono), at(90), &TIMING);
+        later.observe(vec![candidate("b", 85, at(90))], true, Some(at(60).mono), at(90), &TIMING);
         assert_eq!(later.get(&id("b")).map(|watched| watched.confirmed), Some(at(180).mono), "seen to come");
         assert_eq!(later.misdated_until(at(300).mono), None);
     }

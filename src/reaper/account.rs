@@ -20,6 +20,8 @@ use crate::store::orders::InstanceSource;
 pub enum Verb {
     /// Everything was read.
     Survey,
+    /// The sampled entries were re-read.
+    Pulse,
     /// What was due was struck.
     Strike,
     /// What operators order had changed.
@@ -39,7 +41,7 @@ pub struct Skipped {
     pub limit: u64,
 }
 
-/// What one survey or strike did, failed ones too. Metrics and reports see nothing else of a sweep.
+/// What one survey, pulse or strike did, failed ones too. Metrics and reports see nothing else of a sweep.
 #[derive(Clone, Debug)]
 pub struct Report {
     /// The source.

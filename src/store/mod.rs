@@ -84,6 +84,15 @@ pub struct Surveyed {
     pub kept: Option<Result<Kept, Error>>,
 }
 
+/// Who is there, as it was when we asked.
+#[derive(Debug)]
+pub struct Greeted {
+    /// The process, and what it says of itself.
+    pub health: Health,
+    /// What was kept of our own state, or why that could not be read; none where nothing is kept.
+    pub kept: Option<Result<Kept, Error>>,
+}
+
 /// Entries re-read right before a strike.
 #[derive(Debug)]
 pub struct Looked {
@@ -182,11 +191,10 @@ impl Store {
     /// Whatever kept it from being read to the end, or a server that changed in the middle.
     pub async fn survey(&self, ask: &Ask) -> Result<Surveyed, Error> {
         let live = &*self.link.live().await?;
-        // Both are on their way at once.
-        let (before, kept) = tokio::join!(self.link.health(live), self.read_state(live));
-        let before = before?;
+        let Greeted { health: before, kept } = self.greet_on(live).await?;
         let reading = self.reading(live, "surveying");
-        let mut into = Surveying { store: self, ask, survey: Survey::wanting(self.timing, ask.wanted) };
+        let survey = Survey::wanting(self.timing, ask.wanted).seeded(fastrand::u64(..));
+        let mut into = Surveying { store: self, ask, survey };
         match &self.source.container {
             Container::Zset(_) | Container::Hash(_) => Containers(&reading).survey(&mut into).await?,
             Container::Keys(patterns) => {
@@ -200,6 +208,21 @@ impl Store {
         let after = self.link.health(live).await?;
         let (identity, began, ended) = (after.identity, before.now, after.now);
         Ok(Surveyed { identity, began, ended, survey: into.survey, refusals: after.refusals, kept })
+    }
+
+    /// Asks who is there, and reads what was kept of our own state.
+    ///
+    /// # Errors
+    /// The server can't be reached, refuses us, or is no master.
+    pub async fn greet(&self) -> Result<Greeted, Error> {
+        let live = self.link.live().await?;
+        self.greet_on(&live).await
+    }
+
+    async fn greet_on(&self, live: &Live) -> Result<Greeted, Error> {
+        // Both are on their way at once.
+        let (health, kept) = tokio::join!(self.link.health(live), self.read_state(live));
+        Ok(Greeted { health: health?, kept })
     }
 
     async fn read_state(&self, live: &Live) -> Option<Result<Kept, Error>> {

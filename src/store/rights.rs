@@ -138,7 +138,7 @@ fn of_reading(source: &Source) -> Vec<Right> {
 fn reading(source: &Source, exact: bool) -> Vec<Command> {
     // With members to ignore the index is of no use.
     let by_index: &[Command] = match source.ignore.is_empty() {
-        true => &[ZCARD, ZCOUNT, ZRANGEBYSCORE, ZREVRANGEBYSCORE],
+        true => &[ZCARD, ZCOUNT, ZRANGE, ZRANGEBYSCORE, ZREVRANGEBYSCORE],
         false => &[],
     };
     let (first, always): (&[Command], &[Command]) = match (source.layout(), exact) {

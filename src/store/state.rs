@@ -1,7 +1,7 @@
 //! What we keep of ourselves in Redis, in the very database it is about: the canary, and what the next process has to
 //! know. One hash a source.
 //!
-//! The canary is a counter. It is read when a survey begins and counted up when it ends, so less than we know of means
+//! The canary is a counter. It is read when a look at the source begins and counted up when it ends, so less than we know of means
 //! that the data went backwards, and a refusal that heartbeats are refused as well.
 
 use std::collections::HashMap;
@@ -39,7 +39,7 @@ const FIELDS: [&str; 21] = [
     "definition",
     "run_id",
     "replication_id",
-    "surveyed",
+    "looked",
     "run_began",
     "run_period",
     "misdated_until",
@@ -166,7 +166,7 @@ fn fnv(bytes: &[u8]) -> u64 {
 
 /// Every field but the canary, which counts by itself.
 fn fields(memory: &Memory, definition: &str) -> Vec<(&'static str, String)> {
-    let Memory { identity, redefined: _, surveyed, run, misdated_until, sight, guards } = memory;
+    let Memory { identity, redefined: _, looked, run, misdated_until, sight, guards } = memory;
     let silence = guards.silence;
     let time = |at: Option<Timestamp>| at.map(|at| at.millis().to_string()).unwrap_or_default();
     let count = |count: Option<u64>| count.map(|count| count.to_string()).unwrap_or_default();
@@ -177,7 +177,7 @@ fn fields(memory: &Memory, definition: &str) -> Vec<(&'static str, String)> {
         ("definition", definition.to_owned()),
         ("run_id", identity.run_id.clone()),
         ("replication_id", identity.replication_id.clone()),
-        ("surveyed", time(Some(*surveyed))),
+        ("looked", time(Some(*looked))),
         ("run_began", time(run.map(|run| run.began))),
         ("run_period", count(period)),
         ("misdated_until", time(*misdated_until)),
@@ -222,7 +222,7 @@ fn memory(fields: &HashMap<&str, String>, definition: &str) -> Option<Memory> {
     Some(Memory {
         identity: Identity { run_id: text("run_id")?, replication_id: text("replication_id").unwrap_or_default() },
         redefined: text("definition")? != definition,
-        surveyed: time("surveyed")??,
+        looked: time("looked")??,
         run: time("run_began")?.map(|began| SingleRun { began, period }),
         misdated_until: time("misdated_until")?,
         sight: Sight {
@@ -266,7 +266,7 @@ mod tests {
 
     prop_compose! {
         fn memories()(
-            (run_id, surveyed) in ("[0-9a-f]{1,40}", times()),
+            (run_id, looked) in ("[0-9a-f]{1,40}", times()),
             run in prop::option::of((times(), prop::option::of(0..1_u64 << 40))),
             grace in prop::option::of(("[a-z' ]{1,40}", times())),
             reconnect in prop::option::of((times(), times())),
@@ -281,7 +281,7 @@ mod tests {
             Memory {
                 identity: Identity { replication_id: run_id.clone(), run_id },
                 redefined: false,
-                surveyed,
+                looked,
                 run: run.map(|(began, period)| SingleRun { began, period: period.map(Duration::from_millis) }),
                 misdated_until,
                 sight: Sight { grace, reconnect, outages, refusals },
@@ -304,7 +304,7 @@ mod tests {
             let mut fields = texts(&memory, "d");
             fields.insert(FIELDS[field], text);
             read(&fields, "d");
-            for name in ["surveyed", "mass_until", "silent_since", "refusals", "outages", "misdated_until"] {
+            for name in ["looked", "mass_until", "silent_since", "refusals", "outages", "misdated_until"] {
                 fields.insert(name, "no number".into());
                 prop_assert_eq!(read(&fields, "d").memory, None);
                 fields.remove(name);
@@ -317,7 +317,7 @@ mod tests {
         let memory = Memory {
             identity: Identity::default(),
             redefined: false,
-            surveyed: Timestamp::from_millis(1),
+            looked: Timestamp::from_millis(1),
             run: None,
             misdated_until: None,
             sight: Default::default(),

@@ -3,7 +3,7 @@
 //! The index answers: counts by range, the newest by one look from its end. Only members that may be due before the
 //! next survey are read, and those that are to be named.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::ControlFlow;
 use std::time::Duration;
 
@@ -17,9 +17,11 @@ use super::status::Purpose;
 use super::{Found, Reading, Surveying, Taker, reply};
 use crate::language::source::Source;
 use crate::policy::entry::{Bytes, EntryId, Now, Timestamp};
+use crate::policy::interval::Intervals;
 use crate::policy::ping::{PLAUSIBLE_FROM, Unit, Unreadable, plausible_to};
+use crate::policy::sample::Sampled;
 use crate::policy::staleness::{FUTURE_TOLERANCE, Freshness, Timing};
-use crate::policy::survey::{Candidate, Survey};
+use crate::policy::survey::{Candidate, Survey, Which};
 
 /// Members read at a time.
 const PAGE: usize = 1_000;
@@ -115,6 +117,7 @@ impl Index<'_> {
             into.survey.times[unit.index()] += count;
             if count > 0 {
                 self.count(unit, now.server, &mut into.survey).await?;
+                self.sample(unit, now, &mut into.survey).await?;
                 self.old(unit, now, into).await?;
                 self.live(unit, now, into).await?;
             }
@@ -177,6 +180,59 @@ impl Index<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Draws members of one unit for the samples, by their ranks: the fresh ones, and those that pinged lately enough to
+    /// be measured. An audit needs none.
+    async fn sample(&self, unit: Unit, now: Now, survey: &mut Survey) -> Result<(), Error> {
+        if !survey.wanted().candidates {
+            return Ok(());
+        }
+        let to = now.server.plus(FUTURE_TOLERANCE);
+        let fresh = Band::after(now.server.minus(self.timing.late_after()), to);
+        let lately = Band::after(Intervals::measured_from(self.timing, now.server).max(PLAUSIBLE_FROM), to);
+        let bands = [(fresh, Which::Fresh), (lately, Which::Measured)];
+        let mut counts = self
+            .ask(|commands| {
+                for (band, _) in bands {
+                    let (min, _) = self.range(unit, band);
+                    // Where the band begins: as many members stand before it.
+                    let before = min.trim_start_matches('(');
+                    commands.cmd("ZCOUNT").arg(&self.key[..]).arg("-inf").arg(before);
+                    self.zcount(commands, unit, band);
+                }
+            })
+            .await?;
+        let mut ranks = Vec::new();
+        for (_, which) in bands {
+            let (begins, count) = (self.take_count(&mut counts)?, self.take_count(&mut counts)?);
+            let share = survey.share(which, count);
+            ranks.extend(drawn_ranks(begins, count, share).into_iter().map(|range| (range, which)));
+        }
+        if ranks.is_empty() {
+            return Ok(());
+        }
+        let replies = self
+            .ask(|commands| {
+                for ((first, last), _) in &ranks {
+                    commands.cmd("ZRANGE").arg(&self.key[..]).arg(first).arg(last).arg("WITHSCORES");
+                }
+            })
+            .await?;
+        for ((_, which), reply) in ranks.into_iter().zip(replies) {
+            for (member, score) in self.scored(reply)? {
+                self.draw(member, score, now, which, survey);
+            }
+        }
+        Ok(())
+    }
+
+    /// Between two commands a member may have pinged and stand elsewhere by now, so each is judged as it is read.
+    fn draw(&self, member: Vec<u8>, score: f64, now: Now, which: Which, survey: &mut Survey) {
+        if let (Ok((last_ping, _)), mark) = own::judge(self.reading.source, &Own::Score(score), now.server) {
+            let id = EntryId::member(self.key.clone(), member);
+            survey.draw(which, Sampled { id, mark, last_ping, seen: now.mono }, now.server);
+        }
     }
 
     /// Reads the members of one unit that may be due, or that are to be named as stale.
@@ -295,6 +351,24 @@ impl Index<'_> {
         };
         read().map_err(|unexpected| self.reading.link.unexpected(&self.reading.doing, unexpected))
     }
+}
+
+/// The ranks to read, as first and last, if `share` of `count` members from rank `begins` on are to be drawn.
+fn drawn_ranks(begins: u64, count: u64, share: u64) -> Vec<(u64, u64)> {
+    // Floyd's way: as many steps as are drawn, and each choice has the same chance.
+    let mut drawn = BTreeSet::new();
+    for last in count.saturating_sub(share)..count {
+        let rank = fastrand::u64(..=last);
+        drawn.insert(if drawn.contains(&rank) { last } else { rank });
+    }
+    let mut ranges: Vec<(u64, u64)> = Vec::new();
+    for rank in drawn.into_iter().map(|rank| begins + rank) {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == rank => *last = rank,
+            _ => ranges.push((rank, rank)),
+        }
+    }
+    ranges
 }
 
 /// The bands between the edges of an age histogram, each with an age in milliseconds that lies in it.

@@ -127,7 +127,7 @@ for_each_server! {
             &[b"HDEL", b"presence-reaper:{0}:instances", b"field"],
         ];
         let refused: [&[&[u8]]; 20] = [
-            &[b"ZRANGE", b"lobby:seen", b"0", b"1"],
+            &[b"ZRANGE", b"others", b"0", b"1"],
             &[b"UNLINK", b"room:1:seen"],
             &[b"ZREM", b"conns:room:1:seen", b"x"],
             &[b"PUBLISH", b"elsewhere", b"x"],

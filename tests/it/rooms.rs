@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use tokio::time::sleep;
+
 use crate::harness::{Binary, Hub, Layout, Pinging, Server, eventually};
 use crate::world::{
     Confined, FAST, Rhythm, SOON, STEADY, evictions, evicts, is_in, is_old_enough, metric, only_source, settle,
@@ -168,6 +170,26 @@ for_each_server! {
         throughout(FAST.threshold * 2, async || evictions(&daemon).await == 0).await;
         for (room, ids) in house.rooms.iter().zip(&clients) {
             assert_eq!(room.remaining().await.len(), ids.len());
+        }
+    }
+
+    /// The pulse is felt in all rooms: the ghosts of one stay when the others fell silent since the last survey.
+    async fn p3_the_ghosts_of_a_room_stay_when_the_others_fell_silent_since_the_survey(server: Server) {
+        for layout in CONTAINERS {
+            let house = House::new(&server, layout, 6).await;
+            let clients = house.enter(&server, |_| 3).await;
+            let pinging = house.ping(STEADY, &clients);
+            let daemon = settle(house.reaper(&["run"], STEADY)).await;
+
+            pinging[0].silence(&clients[0]);
+            // They are due when the others have been silent for four heartbeats.
+            sleep(STEADY.threshold - STEADY.heartbeat * 5).await;
+            for room in pinging {
+                room.stop().await;
+            }
+
+            throughout(STEADY.threshold, async || evictions(&daemon).await == 0).await;
+            house.assert_left(&server, STEADY, &clients).await;
         }
     }
 

@@ -4,6 +4,7 @@
 //! out of the code it fails.
 
 mod clocks;
+mod interval;
 mod lease;
 mod living;
 mod local_time;
@@ -11,4 +12,5 @@ mod memory;
 mod once;
 mod outage;
 mod pace;
+mod pulse;
 mod silence;

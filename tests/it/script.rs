@@ -1044,7 +1044,7 @@ for_each_server! {
 
 /// What the documentation will ask an operator to grant, for each layout.
 const RIGHTS: [(Layout, &str); 4] = [
-    (Layout::Zset, "~presence:online +zcard +zcount +zrangebyscore +zrevrangebyscore +zscore +zrem"),
+    (Layout::Zset, "~presence:online +zcard +zcount +zrange +zrangebyscore +zrevrangebyscore +zscore +zrem"),
     (Layout::Strings, "~ping:* +scan +mget +get +unlink"),
     (Layout::Hashes, "~conn:* +scan +hmget +unlink"),
     (Layout::Json, "~signalr:clients +hscan +hmget +hdel"),

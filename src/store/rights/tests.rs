@@ -70,9 +70,9 @@ fn each_layout_gets_what_it_needs() {
     check(
         &source(Kind::Zset, &["online"], None, &[], &["UNLINK conn:{id} inbox:{id}", "SREM users:{key} {id}"]),
         "+eval +evalsha +info +time ~conn:* ~inbox:* ~online ~users:online \
-         (+type +zcard +zcount +zrangebyscore +zrem +zrevrangebyscore +zscan +zscore ~online) \
+         (+type +zcard +zcount +zrange +zrangebyscore +zrem +zrevrangebyscore +zscan +zscore ~online) \
          (+type %R~conn:* %R~inbox:*) (+unlink ~conn:* ~inbox:*) (+srem +type ~users:online)",
-        "+info +time (+type +zcard +zcount +zrangebyscore +zrevrangebyscore +zscan +zscore %R~online)",
+        "+info +time (+type +zcard +zcount +zrange +zrangebyscore +zrevrangebyscore +zscan +zscore %R~online)",
     );
     check(
         &source(Kind::Zset, &["online"], None, &["Version"], &[]),
@@ -103,10 +103,9 @@ fn every_key_and_pattern_of_a_list_gets_what_it_needs() {
     check(
         &source(Kind::Zset, &["lobby", "room:{_}:seen"], None, &[], &["SREM users:{key} {id}", "UNLINK box:{id}"]),
         "+eval +evalsha +info +scan +time ~box:* ~lobby ~room:*:seen ~users:lobby ~users:room:*:seen \
-         (+type +zcard +zcount +zrangebyscore +zrem +zrevrangebyscore +zscan +zscore ~lobby) \
-         (+type +zcard +zcount +zrange +zrangebyscore +zrem +zrevrangebyscore +zscan +zscore ~room:*:seen) \
+         (+type +zcard +zcount +zrange +zrangebyscore +zrem +zrevrangebyscore +zscan +zscore ~lobby ~room:*:seen) \
          (+srem +type ~users:lobby ~users:room:*:seen) (+type +unlink ~box:*)",
-        "+info +scan +time (+type +zcard +zcount +zrangebyscore +zrevrangebyscore +zscan +zscore %R~lobby) \
+        "+info +scan +time (+type +zcard +zcount +zrange +zrangebyscore +zrevrangebyscore +zscan +zscore %R~lobby) \
          (+zcard +zcount +zrange +zrangebyscore +zrevrangebyscore +zscan +zscore %R~room:*:seen)",
     );
     check(

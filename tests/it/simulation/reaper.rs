@@ -30,10 +30,10 @@ pub(super) struct Latency {
     pub(super) strike: Ms,
 }
 
-/// A process that begins within so many survey intervals goes on where the last one was.
+/// A process that begins within so many looks goes on where the last one was.
 const WARM: Ms = 3;
 
-/// What was true when a survey ended, and what it saw.
+/// What was true when a survey or a pulse ended, and what the last survey saw.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Seen {
     /// When it ended.
@@ -42,7 +42,7 @@ pub(super) struct Seen {
     pub(super) silent_for: [Option<Ms>; 2],
     /// Live entries.
     pub(super) live: u64,
-    /// Those of them that missed three heartbeats.
+    /// Those of them that missed three heartbeats; a pulse does not count them.
     pub(super) late: u64,
     /// Stale entries.
     pub(super) stale: u64,
@@ -71,7 +71,7 @@ pub(super) struct Reaper {
     restarts: u32,
     /// What it keeps in Redis for the next process, and since when.
     kept: Option<(Ms, Memory)>,
-    /// Its complete surveys since it started.
+    /// Its complete surveys and pulses since it started.
     pub(super) seen: Vec<Seen>,
 }
 
@@ -92,7 +92,7 @@ impl Reaper {
 
     /// Another process, which goes on where this one was, if it can. What this one saw counts only then.
     fn follow(&mut self, world: &World) {
-        let warm = WARM * u64::try_from(TIMING.survey_interval().as_millis()).unwrap();
+        let warm = WARM * u64::try_from(TIMING.look_interval().as_millis()).unwrap();
         let (kept, mut seen) = (self.kept.take(), std::mem::take(&mut self.seen));
         if kept.as_ref().is_none_or(|(at, _)| world.now() - at > warm) {
             seen.clear();
@@ -108,17 +108,15 @@ impl Reaper {
     // === daemon.rs ===
 
     fn survey(&mut self, world: &mut World) {
-        let (began_mono, silent_for) = (world.mono(), world.silent_for());
+        let silent_for = world.silent_for();
         let took = world.some_time(self.latency.survey);
         let surveyed = world.survey(TIMING, took);
         let chance = world.chance();
         match surveyed {
-            Some(Surveyed { identity, began: began_now, ended, mut survey }) => {
-                self.ledger.recall(self.kept.as_ref().map(|(_, memory)| memory), &identity, began_now);
-                self.ledger.surveyed(&identity, began_now, ended, &mut survey);
-                if !world.refuses_writes() {
-                    self.kept = self.ledger.remember().map(|memory| (world.now(), memory));
-                }
+            Some(Surveyed { identity, began, ended, mut survey }) => {
+                self.ledger.recall(self.kept.as_ref().map(|(_, memory)| memory), &identity, began);
+                self.ledger.surveyed(&identity, began, ended, &mut survey);
+                self.keep(world);
                 let silent_at_last = world.silent_for();
                 self.seen.push(Seen {
                     at: world.now(),
@@ -128,28 +126,76 @@ impl Reaper {
                     stale: survey.stale,
                 });
                 self.failures = 0;
-                self.next_survey = schedule::next_survey(began_mono, &TIMING, chance);
+                let next = self.ledger.next_survey(chance).unwrap_or_default();
+                self.next_survey = next.max(world.mono().plus(schedule::SHORTEST_WAIT));
             }
             None => {
-                self.ledger.failed();
+                self.ledger.failed(true);
                 self.failures += 1;
                 self.next_survey = world.mono().plus(schedule::backoff(self.failures, chance));
             }
         }
     }
 
+    fn pulse(&mut self, world: &mut World) {
+        let went_well = self.take_pulse(world).is_some();
+        self.looked(world, went_well);
+    }
+
     fn strike(&mut self, world: &mut World) {
-        while let Some((now, due)) = self.reserve_due(world) {
+        let went_well = self.strike_all(world).is_some();
+        self.looked(world, went_well);
+    }
+
+    /// What a pulse or a strike met or doubts, a survey has to look at first.
+    fn looked(&mut self, world: &World, went_well: bool) {
+        if (!went_well || self.ledger.wants_survey(world.mono())) && self.failures == 0 {
+            self.next_survey = self.next_survey.min(world.mono().plus(schedule::SHORTEST_WAIT));
+        }
+    }
+
+    // === reaper.rs ===
+
+    fn keep(&mut self, world: &World) {
+        if !world.refuses_writes() {
+            self.kept = self.ledger.remember().map(|memory| (world.now(), memory));
+        }
+    }
+
+    /// Nothing if a look failed.
+    fn take_pulse(&mut self, world: &mut World) -> Option<()> {
+        let silent_for = world.silent_for();
+        let sampled = self.ledger.sampled();
+        // It asks who is there before it reads.
+        for ids in std::iter::once(&[][..]).chain(sampled.chunks(CHUNK)) {
+            let Some(Looked { identity, now, found }) = world.look(ids) else {
+                self.ledger.failed(false);
+                return None;
+            };
+            self.ledger.reread(&identity, now);
+            self.ledger.now(world.mono())?;
+            let looks = found.into_iter().map(|(id, stored)| (id, stored.map(|at| (judged(at), mark(at)))));
+            self.ledger.sampled_looked(looks, now);
+        }
+        self.ledger.pulsed(world.mono());
+        self.keep(world);
+        let last = *self.seen.last()?;
+        self.seen.push(Seen { at: world.now(), silent_for: [silent_for, world.silent_for()], late: 0, ..last });
+        Some(())
+    }
+
+    /// Nothing if a look or a command failed, or found a break.
+    fn strike_all(&mut self, world: &mut World) -> Option<()> {
+        loop {
+            self.refresh_pulse(world)?;
+            let Some((now, due)) = self.reserve_due(world) else { return Some(()) };
             let reserved = due.len() as u64;
             let struck = self.strike_due(world, due);
             let spent = struck.unwrap_or(0);
             self.ledger.spend(world.mono(), spent);
             self.shared.settle(world.mono(), reserved, spent);
-            if struck.is_none() || self.ledger.now(world.mono()).is_none() {
-                // What the strike met, the survey has to look at first.
-                self.next_survey = world.mono().plus(schedule::SHORTEST_WAIT);
-                break;
-            }
+            struck?;
+            self.ledger.now(world.mono())?;
             // The world's clock moves by whole milliseconds, and a strike that is instant would never end.
             if world.mono() == now.mono {
                 world.wait(1);
@@ -157,7 +203,12 @@ impl Reaper {
         }
     }
 
-    // === reaper.rs ===
+    fn refresh_pulse(&mut self, world: &mut World) -> Option<()> {
+        let now = world.mono();
+        let due = self.ledger.watch().next_due().is_some_and(|due| due <= now);
+        let free = due && self.ledger.now(now).is_some_and(|now| self.ledger.decide_source(now).is_ok());
+        if free && self.ledger.is_pulse_old(now) { self.take_pulse(world) } else { Some(()) }
+    }
 
     fn reserve_due(&mut self, world: &World) -> Option<(Now, Vec<EntryId>)> {
         let now = self.ledger.now(world.mono())?;
@@ -177,7 +228,7 @@ impl Reaper {
     /// How many went, or may have gone; none if it failed.
     fn strike_due(&mut self, world: &mut World, due: Vec<EntryId>) -> Option<u64> {
         let Some(Looked { identity, now, found }) = world.look(&due) else {
-            self.ledger.failed();
+            self.ledger.failed(false);
             return None;
         };
         self.ledger.reread(&identity, now);
@@ -198,7 +249,7 @@ impl Reaper {
         let delay = world.some_time(self.latency.strike);
         world.wait(delay);
         let Some(answers) = world.evict(&struck, &identity, now) else {
-            self.ledger.failed();
+            self.ledger.failed(false);
             return None;
         };
         let mut spent = 0;
@@ -215,7 +266,7 @@ impl Reaper {
             self.ledger.struck(id, outcome, now.mono);
         }
         if answers.iter().any(|answer| matches!(answer, Answer::Lost | Answer::Refused)) {
-            self.ledger.failed();
+            self.ledger.failed(false);
             return None;
         }
         Some(spent)
@@ -228,10 +279,12 @@ impl Evictor for Reaper {
             self.follow(world);
         }
         let now = world.mono();
-        let strike = self.ledger.next_strike(now, self.shared.frees_at(now));
-        world.wait_until(strike.map_or(self.next_survey, |strike| strike.min(self.next_survey)));
+        let (strike, pulse) = (self.ledger.next_strike(now, self.shared.frees_at(now)), self.ledger.next_pulse());
+        world.wait_until([strike, pulse].into_iter().flatten().fold(self.next_survey, Monotonic::min));
         if world.mono() >= self.next_survey {
             self.survey(world);
+        } else if pulse.is_some_and(|pulse| world.mono() >= pulse) {
+            self.pulse(world);
         }
         self.strike(world);
     }

@@ -432,7 +432,7 @@ impl World {
     /// Reads everything within `took`; nothing if Redis went out of reach or was another before it ended.
     pub(super) fn survey(&mut self, timing: Timing, took: Ms) -> Option<Surveyed> {
         let (began, identity) = (self.begin_look()?, self.identity());
-        let mut survey = Survey::new(timing);
+        let mut survey = Survey::new(timing).seeded(self.random.u64(..));
         let count = self.clients.len();
         for page in 0..PAGES {
             self.wait(took / PAGES as u64);

@@ -149,11 +149,34 @@ for_each_server! {
             assert_eq!((once.population(), once.unreadable_total()), (total as u64, 0), "{source}");
             assert_eq!(summary(&again), summary(&once), "{source}");
             let expected = sizes.iter().enumerate().flat_map(|(at, size)| {
-                let old = move |n: &usize| AGES[(n * 7 + at) % AGES.len()] >= 180 * SECOND;
+                let old = move |n: &usize| AGES[(n * 7 + at) % AGES.len()] >= 60 * SECOND;
                 (0..*size).filter(old).map(move |n| member(at.to_string(), format!("c{n}")))
             });
             let candidates: BTreeSet<EntryId> = once.candidates.into_iter().map(|one| one.id).collect();
             assert_eq!(candidates, expected.collect::<BTreeSet<_>>(), "{source}");
+        }
+    }
+
+    /// However each room is read, an entry of any has the same chance to stand for all: here half of them are in one.
+    async fn samples_are_drawn_evenly_from_all_rooms(server: Server) {
+        let mut client = server.client().await;
+        for source in BOTH {
+            run(&mut client, &["FLUSHALL"]).await;
+            let now = server_now(&mut client).await.millis().to_string();
+            for (at, size) in [500; 10].into_iter().chain([10_000]).chain([600; 5]).chain([100; 20]).enumerate() {
+                let entries = (0..size).map(|n| (now.as_str(), format!("c{n}")));
+                put_all(source, &room(at.to_string()), entries).exec_async(&mut client).await.unwrap();
+            }
+
+            let found = Edge::on(&server, source).survey().await;
+
+            assert_eq!(found.fresh, 20_000);
+            for (sample, size) in [(&found.fresh_sample, 64), (&found.sample, 256)] {
+                let drawn: BTreeSet<&EntryId> = sample.entries().iter().map(|one| &one.id).collect();
+                assert!(drawn.len() > size - 5, "{source}: {}, but for those drawn twice", drawn.len());
+                let large = drawn.iter().filter(|id| *id.key == *room("10")).count();
+                assert!(large > size / 5 && large < size * 4 / 5, "{source}: {large} of {size} are of the large room");
+            }
         }
     }
 
