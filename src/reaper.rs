@@ -79,7 +79,8 @@ pub struct Reaper {
     shared: Arc<Mutex<Shared>>,
     /// A sample has shown that the source is what its settings say.
     fits: bool,
-    told: Option<State>,
+    /// The state that was told last, and what would end it.
+    told: Option<(State, Option<String>)>,
     /// The lease was ours when we last looked.
     led: bool,
     /// Since when the pace alone has kept what is due.
@@ -387,7 +388,7 @@ impl Reaper {
         let Greeted { health, kept } = self.store.greet().await?;
         let _ = self.take_in_state(health.refusals, kept, report);
         self.take_in_look(&health.identity, health.now, report);
-        for ids in self.ledger.sampled().chunks(CHUNK) {
+        for ids in self.ledger.sampled(self.clock.now()).chunks(CHUNK) {
             if self.now().is_none() {
                 return Ok(());
             }
@@ -659,10 +660,13 @@ impl Reaper {
 
     /// One line when a hold begins, changes or ends.
     fn tell_state(&mut self, report: &Report) {
-        let (before, source) = (self.told.replace(report.state), &*report.source);
-        if before == Some(report.state) {
+        let source = &*report.source;
+        // The reason may count seconds; what ends it changes only with the hold.
+        let told = (report.state, report.hold.as_ref().map(|hold| hold.ends_with.clone()));
+        if self.told.as_ref() == Some(&told) {
             return;
         }
+        let before = self.told.replace(told);
         match &report.hold {
             Some(hold) => {
                 let within = hold.ends.map(|ends| in_words(ends.since(self.clock.now())));

@@ -75,6 +75,10 @@ E5 an interval is not seen by two looks@interval_is_seen@policy/interval.rs@s/co
 E5 an interval never ends@interval_ends@policy/interval.rs@s/const ENDS: .usize, usize. = \(10, 100\)/const ENDS: (usize, usize) = (0, 100)/@policy/interval.rs@s/ \&\& long > 0 \&\& share/ \&\& share/@policy/interval.rs@s/\.clamp\(1, long\)/.max(1)/
 E5 no pulse@p3_a_ghost_stays@policy/pulse.rs@s/self.doubt = self.doubt.or\(doubt\)/let _ = doubt/
 E5 a survey every heartbeat@surveys_are_rare@policy/staleness.rs@s/room.min\(most\).max\(least\)/let _ = (room, most, least); self.heartbeat_interval/
+E5 no regret@g12_evicted_clients@policy/rule.rs@s/braked.or_else\(.. facts.guard.suspended\(now\)\)/braked/
+E5 a new session is regretted@g12_clients_that_return_later@policy/regret.rs@s/heartbeat_interval \* 2/heartbeat_interval * 7/
+E5 no first slice@g7_after_a_mass@policy/guard.rs@s/slice.map_or\(u64::MAX, .slice. .*/slice.map_or(u64::MAX, |_| u64::MAX)/
+E5 who comes back stops nothing@g7_after_a_mass@policy/guard.rs@s/if self.slice.is_some_and\(.slice. slice.until.is_some\(\)\)/if false/
 E7 no compare@p1_a_ping_between@store/evict.lua@s/= tonumber\(found\) == tonumber\(expected\)/= true/
 E7 no check before the deed@p5_an_entry_goes_whole@store/evict.lua@s/NEEDS\[deed.verb\] and kind ~= NEEDS\[deed.verb\]/false/
 E7 refused writes do not refuse us@g11_a_server_that_refuses@store/evict.rs@s/concat!\("#!lua.n", include_str/concat!("", include_str/

@@ -45,6 +45,7 @@ pub(super) struct Source {
     companions_skipped: IntCounter,
     notifications: Labelled<IntCounter>,
     notification_failures: Labelled<IntCounter>,
+    resurrections: IntCounter,
     throttled: Counter,
     state: Labelled<IntGauge>,
     guard_trips: Labelled<IntCounter>,
@@ -140,6 +141,10 @@ impl Source {
                 "sink",
                 Sink::ALL.map(Sink::as_str),
             )?,
+            resurrections: make.counter(
+                "presence_reaper_resurrections_total",
+                "Evicted entries that were found back with a newer ping two heartbeats later: we were wrong.",
+            )?,
             throttled: make.seconds(
                 "presence_reaper_throttled_seconds_total",
                 "How long entries that were due waited for this reason alone.",
@@ -156,7 +161,14 @@ impl Source {
                 "presence_reaper_guard_trips_total",
                 "How often a guard began to hold the source.",
                 "reason",
-                [State::Silent.as_str(), State::Mass.as_str(), State::Interval.as_str(), CLOCK, WRITE_REFUSED],
+                [
+                    State::Silent.as_str(),
+                    State::Mass.as_str(),
+                    State::Interval.as_str(),
+                    State::Suspended.as_str(),
+                    CLOCK,
+                    WRITE_REFUSED,
+                ],
             )?,
             breaks: make.counters(
                 "presence_reaper_continuity_breaks_total",
@@ -250,6 +262,8 @@ impl Source {
             match change {
                 Change::FellSilent => self.guard_trips.add(State::Silent.as_str(), 1),
                 Change::Mass => self.guard_trips.add(State::Mass.as_str(), 1),
+                Change::Suspended => self.guard_trips.add(State::Suspended.as_str(), 1),
+                Change::Resurrected(count) => self.resurrections.inc_by(*count),
                 Change::WrongInterval => self.guard_trips.add(State::Interval.as_str(), 1),
                 Change::Released | Change::SpokeAgain => {}
             }

@@ -9,6 +9,7 @@ use super::interval::Intervals;
 use super::memory;
 use super::order::{Orders, Release};
 use super::pulse::{Doubt, Pulse};
+use super::regret::Regret;
 use super::sample::Sampled;
 use super::staleness::Timing;
 use super::survey::{Judged, Survey};
@@ -115,6 +116,8 @@ pub enum State {
     Normal,
     /// An operator pulled the brake.
     Held,
+    /// Evicted entries came back.
+    Suspended,
     /// No survey succeeded lately.
     Blind,
     /// After a continuity break.
@@ -129,14 +132,15 @@ pub enum State {
 
 impl State {
     /// Every state, in the order of precedence: of several reasons to hold the first is shown.
-    pub const ALL: [Self; 7] =
-        [Self::Held, Self::Blind, Self::Grace, Self::Silent, Self::Mass, Self::Interval, Self::Normal];
+    pub const ALL: [Self; 8] =
+        [Self::Held, Self::Suspended, Self::Blind, Self::Grace, Self::Silent, Self::Mass, Self::Interval, Self::Normal];
 
     /// The name in metrics and reports.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Normal => "normal",
             Self::Held => "held",
+            Self::Suspended => "suspended",
             Self::Blind => "blind",
             Self::Grace => "grace",
             Self::Silent => "silent",
@@ -191,6 +195,10 @@ pub enum Change {
     Mass,
     /// The entries turned out to ping too far apart.
     WrongInterval,
+    /// So many entries that were evicted were found back with a newer ping.
+    Resurrected(u64),
+    /// Too many were: the source is suspended.
+    Suspended,
 }
 
 /// The guards of one source (E5). They watch the flow of heartbeats, not the stock of stale entries: an outage shows
@@ -204,6 +212,12 @@ pub struct Guard {
     recent: Option<u64>,
     recent_at: Monotonic,
     mass_until: Option<Monotonic>,
+    slice: Option<Slice>,
+    /// Entries at the last survey.
+    population: u64,
+    regret: Regret,
+    /// Evicted entries found back since the last conclusion.
+    back: u64,
     intervals: Intervals,
     pulse: Pulse,
     /// When the last silences began that a ping ended; no more than [`MANY_SILENCES`].
@@ -213,6 +227,28 @@ pub struct Guard {
     /// Why the source is not what its settings say, if it is not.
     misfit: Option<String>,
 }
+
+/// The first few that go when a mass has been released by time: the rest waits to see whether they come back.
+#[derive(Clone, Copy, Debug, Default)]
+struct Slice {
+    went: u64,
+    /// When it has been waited for long enough; none before the first went.
+    until: Option<Monotonic>,
+}
+
+impl Slice {
+    fn is_over(&self, now: Monotonic) -> bool {
+        self.until.is_some_and(|until| now >= until)
+    }
+}
+
+fn slice_of(population: u64) -> u64 {
+    SLICE_MIN.max(population / SLICE_SHARE)
+}
+
+/// How many are in the first slice: so many, or one in a hundred.
+const SLICE_MIN: u64 = 5;
+const SLICE_SHARE: u64 = 100;
 
 /// So many silences within [`SILENCES_WITHIN`], each ended by a ping, look like an interval that is set too short.
 const MANY_SILENCES: usize = 3;
@@ -230,6 +266,10 @@ impl Guard {
             recent: None,
             recent_at: Monotonic::default(),
             mass_until: None,
+            slice: None,
+            population: 0,
+            regret: Regret::new(timing),
+            back: 0,
             intervals: Intervals::new(timing),
             pulse: Pulse::new(timing),
             silences: VecDeque::new(),
@@ -254,15 +294,19 @@ impl Guard {
 
     // === looks at the sampled ===
 
-    /// The entries that stand for all, to be re-read every heartbeat: a few hundred at most.
-    pub fn sampled(&self) -> Vec<EntryId> {
-        let ids: HashSet<&EntryId> = self.pulse.ids().chain(self.intervals.ids()).collect();
+    /// The entries that stand for all, to be re-read every heartbeat, and those evicted whose look has come: some
+    /// hundreds at most.
+    pub fn sampled(&self, now: Monotonic) -> Vec<EntryId> {
+        let ids = self.pulse.ids().chain(self.intervals.ids()).chain(self.regret.due(now));
+        let ids: HashSet<&EntryId> = ids.collect();
         ids.into_iter().cloned().collect()
     }
 
     /// Takes in a look at an entry; `None` if it is gone.
     pub fn looked(&mut self, id: &EntryId, found: Option<(Judged, Mark)>, now: Now) {
         self.pulse.looked(id, found.as_ref().map(|(_, mark)| *mark), now.mono);
+        let last_ping = found.and_then(|(judged, _)| judged.ok()).map(|(last_ping, _)| last_ping);
+        self.back += u64::from(self.regret.looked(id, last_ping, now.mono));
         self.intervals.looked(id, found, now);
     }
 
@@ -274,7 +318,44 @@ impl Guard {
     /// Concludes what the looks up to `now` say.
     pub fn conclude(&mut self, now: Monotonic) -> Vec<Change> {
         self.pulse.conclude(now);
-        self.conclude_interval(now).into_iter().collect()
+        let mut changes: Vec<Change> = self.conclude_interval(now).into_iter().collect();
+        let back = std::mem::take(&mut self.back);
+        if back > 0 {
+            changes.push(Change::Resurrected(back));
+            if self.slice.is_some_and(|slice| slice.until.is_some()) {
+                self.trip_mass(now);
+                changes.push(Change::Mass);
+            }
+        }
+        if self.regret.conclude(now) {
+            changes.push(Change::Suspended);
+        }
+        if self.slice.is_some_and(|slice| slice.is_over(now)) && self.regret.due(now).next().is_none() {
+            self.slice = None;
+        }
+        changes
+    }
+
+    // === the evicted ===
+
+    /// Takes in that an entry was evicted that had last pinged at `last_ping`.
+    pub fn evicted(&mut self, id: &EntryId, last_ping: Timestamp, now: Monotonic) {
+        self.regret.evicted(id, last_ping, now);
+        if let Some(slice) = self.slice.as_mut().filter(|_| !self.lifted.mass) {
+            slice.went += 1;
+            slice.until.get_or_insert(now.plus(self.timing.confirm_for()));
+        }
+    }
+
+    /// How many may go at once, of `population` entries: after a mass that nobody lifted only a first slice.
+    pub fn allowance(&self, population: u64, now: Monotonic) -> u64 {
+        let slice = self.slice.filter(|_| !self.lifted.mass && self.orders.released(now).is_none());
+        slice.map_or(u64::MAX, |slice| slice_of(population).saturating_sub(slice.went))
+    }
+
+    /// Why nothing may go at `now`, if too many of the evicted came back.
+    pub fn suspended(&self, now: Monotonic) -> Option<Hold> {
+        self.regret.hold(now)
     }
 
     fn conclude_interval(&mut self, now: Monotonic) -> Option<Change> {
@@ -384,9 +465,15 @@ impl Guard {
         let mass = survey.late >= MASS_MIN && survey.late * whole >= survey.live() * share;
         let was = self.mass_until.is_some_and(|until| now < until);
         if mass {
-            self.mass_until = Some(now.plus(self.timing.threshold * 2));
+            self.trip_mass(now);
         }
+        self.population = survey.population();
         mass && !was
+    }
+
+    fn trip_mass(&mut self, now: Monotonic) {
+        self.mass_until = Some(now.plus(self.timing.threshold * 2));
+        self.slice = Some(Slice::default());
     }
 
     fn release_of(&self, silence: &Silence) -> Option<Monotonic> {
@@ -491,13 +578,24 @@ impl Guard {
     }
 
     fn mass(&self, now: Monotonic) -> Option<Hold> {
-        let until = self.mass_until.filter(|until| now < *until && !self.lifted.mass)?;
-        Some(Hold {
+        if self.lifted.mass {
+            return None;
+        }
+        let held = |why: &str, ends, ends_with: &str| Hold {
             state: State::Mass,
-            why: "most of the recently living entries went late at once".into(),
-            ends: Some(until),
-            ends_with: "two thresholds after the last survey that saw it".into(),
-        })
+            why: why.into(),
+            ends: Some(ends),
+            ends_with: ends_with.into(),
+        };
+        if let Some(until) = self.mass_until.filter(|until| now < *until) {
+            let why = "most of the recently living entries went late at once";
+            return Some(held(why, until, "two thresholds after the last survey that saw it"));
+        }
+        let slice = self.slice.filter(|slice| slice.went >= slice_of(self.population))?;
+        let until = slice.until?.max(now);
+        let why =
+            "a first slice of those that went late at once is evicted; the rest waits to see whether it comes back";
+        Some(held(why, until, "three heartbeats in which none comes back"))
     }
 }
 

@@ -19,8 +19,8 @@ const LONGEST: Duration = Duration::from_secs(24 * 3_600);
 const TRIPS: (usize, usize) = (20, 100);
 const TRIPS_MIN: usize = 2;
 
-/// Below this share it is right again. What lies between the two stays as it is, so that a sample's noise does not open
-/// a hold for a moment.
+/// Below this share it is right again. What lies between the two stays as it is, so that a sample's noise does not end
+/// a hold between two looks.
 const ENDS: (usize, usize) = (10, 100);
 
 /// One entry whose pings are timed.
@@ -193,14 +193,14 @@ mod tests {
             let phase = n * 37 % interval;
             at((now + 10_000 - phase) / interval * interval + phase).server.minus(Duration::from_secs(10_000 + behind))
         };
-        for now in (0..=until).step_by(every as usize) {
+        for second in (0..=until).step_by(every as usize) {
             for (n, interval) in (0..).zip(intervals) {
-                let ping = last_ping(n, *interval, now);
-                let drawn = Sampled { id: id(n), mark: mark(ping), last_ping: ping, seen: at(now).mono };
+                let ping = last_ping(n, *interval, second);
+                let drawn = Sampled { id: id(n), mark: mark(ping), last_ping: ping, seen: at(second).mono };
                 measured.fill(&[drawn]);
-                measured.looked(&id(n), Some((Ok((ping, Unit::UnixMs)), mark(ping))), at(now));
+                measured.looked(&id(n), Some((Ok((ping, Unit::UnixMs)), mark(ping))), at(second));
             }
-            measured.conclude(at(now).mono);
+            measured.conclude(at(second).mono);
         }
         measured
     }
@@ -250,10 +250,10 @@ mod tests {
             }
             measured.conclude(at(now).mono)
         };
-        for now in (330..=600).step_by(30) {
+        for second in (330..=600).step_by(30) {
             for n in 0..20 {
                 let known = measured.tracked[&id(n)];
-                measured.looked(&id(n), Some((Ok((known.last_ping, Unit::UnixMs)), known.mark)), at(now));
+                measured.looked(&id(n), Some((Ok((known.last_ping, Unit::UnixMs)), known.mark)), at(second));
             }
         }
         assert!(back(&mut measured, 630), "nobody can tell it from slow pings yet");

@@ -314,6 +314,11 @@ impl Ledger {
     /// Takes in what became of an entry that was struck.
     pub fn struck(&mut self, id: &EntryId, outcome: Outcome, now: Monotonic) {
         let heartbeat = self.timing.heartbeat_interval;
+        if outcome == Outcome::Evicted
+            && let Some(watched) = self.watch.get(id)
+        {
+            self.guard.evicted(id, watched.last_ping, now);
+        }
         match outcome {
             Outcome::Evicted | Outcome::Gone => self.watch.forget(id),
             _ if self.watch.is_closed() => self.watch.forget(id),
@@ -419,8 +424,8 @@ impl Ledger {
     }
 
     /// The entries that stand for all, to be re-read at [`Self::next_pulse`].
-    pub fn sampled(&self) -> Vec<EntryId> {
-        self.guard.sampled()
+    pub fn sampled(&self, now: Monotonic) -> Vec<EntryId> {
+        self.guard.sampled(now)
     }
 
     /// When the sampled entries are to be read again; none where a survey comes first: at the beginning, after a failure or
@@ -443,7 +448,8 @@ impl Ledger {
     /// Why the source holds at `mono`, if it does: what its state, its metric and its report say.
     pub fn hold(&self, mono: Monotonic) -> Option<Hold> {
         let braked = self.guard.orders().hold(mono).filter(|hold| hold.state == State::Held);
-        braked.or_else(|| self.blind(mono)).or_else(|| match self.now(mono) {
+        let first = braked.or_else(|| self.guard.suspended(mono)).or_else(|| self.blind(mono));
+        first.or_else(|| match self.now(mono) {
             Some(now) => rule::hold(&self.facts(), now),
             None => rule::grace(&self.facts(), mono),
         })
@@ -479,9 +485,9 @@ impl Ledger {
 
     // === pace ===
 
-    /// How many of this source may go now (E8).
+    /// How many of this source may go now: by the pace (E8), and after a mass only a first slice.
     pub fn allowance(&mut self, now: Monotonic) -> u64 {
-        let pace = self.pace.allowance(now, self.population());
+        let pace = self.pace.allowance(now, self.population()).min(self.guard.allowance(self.population(), now));
         let released = self.now(now).and_then(|now| self.released(now)).map_or(u64::MAX, |release| release.left);
         pace.min(released)
     }
@@ -517,7 +523,7 @@ impl Ledger {
     /// them.
     pub fn count_held(&mut self, now: Now) -> Option<(Counted, u64)> {
         let reason = match rule::hold(&self.facts(), now)?.state {
-            State::Held | State::Silent | State::Mass | State::Interval => Counted::Guard,
+            State::Held | State::Suspended | State::Silent | State::Mass | State::Interval => Counted::Guard,
             State::Grace => Counted::Observing,
             State::Blind | State::Normal => return None,
         };

@@ -15,6 +15,7 @@ pub mod outcome;
 pub mod pace;
 pub mod ping;
 pub mod pulse;
+pub mod regret;
 pub mod rule;
 pub mod sample;
 pub mod schedule;

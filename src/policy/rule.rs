@@ -110,12 +110,16 @@ pub fn hold(facts: &Facts<'_>, now: Now) -> Option<Hold> {
         .or_else(|| slow(facts))
 }
 
-/// Above all else: an operator pulled the brake, redis refuses writes, nobody knows what is ordered, or the source is not
-/// what its settings say.
+/// Above all else: an operator pulled the brake, evicted entries came back, redis refuses writes, nobody knows what is
+/// ordered, or the source is not what its settings say.
 fn outright(facts: &Facts<'_>, now: Monotonic) -> Option<Hold> {
     let ordered = facts.guard.orders().hold(now);
     let (braked, unheard) = if facts.guard.orders().unheard { (None, ordered) } else { (ordered, None) };
-    braked.or_else(|| refused(facts)).or(unheard).or_else(|| facts.guard.misfits())
+    braked
+        .or_else(|| facts.guard.suspended(now))
+        .or_else(|| refused(facts))
+        .or(unheard)
+        .or_else(|| facts.guard.misfits())
 }
 
 /// Where our own writes are refused, so are heartbeats (E4): no survey proves anything until they are not.

@@ -13,4 +13,5 @@ mod once;
 mod outage;
 mod pace;
 mod pulse;
+mod regret;
 mod silence;

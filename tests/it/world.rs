@@ -254,7 +254,7 @@ fn assert_source(source: &Value) {
     assert_keys(source, &[&counts[..], &maps, &others].concat(), &["error", "led_by"]);
     counts.iter().for_each(|key| assert!(source[key].is_u64(), "{key}: {source:#}"));
     maps.iter().for_each(|key| assert_counts(&source[key]));
-    let states = ["normal", "grace", "silent", "mass", "interval", "blind"];
+    let states = ["normal", "grace", "silent", "mass", "interval", "blind", "suspended"];
     assert!(states.contains(&source["state"].as_str().expect("a state")), "{source:#}");
     assert_keys(&source["entries"], &["live", "stale", "future", "unreadable", "protected"], &[]);
     assert_counts(&source["entries"]);

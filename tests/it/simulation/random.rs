@@ -212,13 +212,13 @@ impl History {
     }
 
     /// How long after the last trouble the last dead entry may stand: an hour of silence after the last break, the
-    /// threshold, the pace; and as long as the entry claims to be of the future.
+    /// threshold, the first slice after a mass, the pace; and as long as the entry claims to be of the future.
     fn clean_within(&self) -> Ms {
         let ahead = self.troubles.iter().map(|(_, trouble)| match trouble {
             Trouble::HubClock { by, .. } | Trouble::RedisClock { by, .. } => by.unsigned_abs(),
             _ => 0,
         });
-        80 * MINUTE + ahead.sum::<Ms>()
+        85 * MINUTE + ahead.sum::<Ms>()
     }
 }
 

@@ -165,7 +165,7 @@ impl Reaper {
     /// Nothing if a look failed.
     fn take_pulse(&mut self, world: &mut World) -> Option<()> {
         let silent_for = world.silent_for();
-        let sampled = self.ledger.sampled();
+        let sampled = self.ledger.sampled(world.mono());
         // It asks who is there before it reads.
         for ids in std::iter::once(&[][..]).chain(sampled.chunks(CHUNK)) {
             let Some(Looked { identity, now, found }) = world.look(ids) else {

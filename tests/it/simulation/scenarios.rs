@@ -137,8 +137,8 @@ pub(super) fn all() -> Vec<Scenario> {
         // Clients die.
         Scenario::new("one hub of three crashes", 6, || vec![(0, Fault::Crash(0))]),
         Scenario::new("one hub of two crashes", 7, || vec![(0, Fault::Crash(0))]).with_hubs(&[150, 150]),
-        Scenario::new("two hubs of three crash", 17, || vec![(0, Fault::Crash(0)), (0, Fault::Crash(1))]),
-        Scenario::new("all hubs crash, 80 % of the clients come back with new ids", 17, || {
+        Scenario::new("two hubs of three crash", 19, || vec![(0, Fault::Crash(0)), (0, Fault::Crash(1))]),
+        Scenario::new("all hubs crash, 80 % of the clients come back with new ids", 19, || {
             let mut faults = all_hubs(Fault::Crash, 0).to_vec();
             faults.extend(all_hubs(|hub| Fault::Join(hub, 80), 30));
             faults
