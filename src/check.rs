@@ -149,6 +149,9 @@ pub fn write_text(config: &Config, out: &mut dyn Write) -> io::Result<()> {
         if timing.survey_interval() < timing.look_interval() {
             writeln!(out, "  (fewer than six heartbeats to a threshold leave no room for rare surveys)")?;
         }
+        if source.group.is_some() && source.container.kind().as_str() == "zset" {
+            writeln!(out, "  (with `group` a sorted set is read whole, not by its index)")?;
+        }
         for companion in &source.companions {
             writeln!(out, "  goes with an entry: {}", companion.text)?;
         }

@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::policy::continuity::{Break, Continuity, Identity};
 use crate::policy::duration::in_words;
 use crate::policy::entry::{EntryId, Monotonic, Now, Timestamp};
+use crate::policy::group::Turn;
 use crate::policy::guard::{self, Lifted, State};
 use crate::policy::ledger::{Counted, Ledger};
 use crate::policy::outcome::{Notified, Outcome, Sink};
@@ -225,6 +226,7 @@ impl Reaper {
         self.ledger.recall(kept.and_then(|kept| kept.memory).as_ref(), &identity, began);
         let learned = self.ledger.surveyed(&identity, began, ended, &mut survey);
         self.tell_breaks(&learned.breaks);
+        self.tell_groups(&learned.turns);
         report.breaks = learned.breaks;
         report.changes = learned.changes;
         match self.ledger.count_held(ended) {
@@ -323,6 +325,18 @@ impl Reaper {
                 Break::StateLost => warn!(source, "continuity break: redis lost our state, and maybe more"),
                 Break::RefusedWrites => warn!(source, "continuity break: redis refused writes, and so heartbeats"),
                 Break::SilenceEnded => info!(source, "a ping ended the silence: everybody else has a full threshold"),
+            }
+        }
+    }
+
+    fn tell_groups(&self, turns: &[Turn]) {
+        let source = &*self.store.source().name;
+        for Turn { label, silent } in turns {
+            let group = quoted(label);
+            if *silent {
+                warn!(source, %group, "nobody of this group pings; its entries go when it was silent for long enough");
+            } else {
+                info!(source, %group, "this group pings again; its entries have a full threshold");
             }
         }
     }
@@ -551,7 +565,7 @@ impl Reaper {
         };
         match self.ledger.decide(id, judged, mark, now) {
             Ok(()) => Some(prepared),
-            Err(Refusal::Unconfirmed { .. } | Refusal::Grace { .. }) => {
+            Err(Refusal::Unconfirmed { .. } | Refusal::Grace { .. } | Refusal::Group { .. }) => {
                 report.skipped.observing += u64::from(self.ledger.count_once(id, Counted::Observing));
                 None
             }
@@ -652,6 +666,7 @@ impl Reaper {
 
     fn conclude(&mut self, mut report: Report, began: Monotonic) -> Report {
         report.took = self.clock.now().since(began);
+        report.groups = self.ledger.groups();
         report.hold = self.ledger.hold(self.clock.now());
         report.state = report.hold.as_ref().map_or(State::Normal, |hold| hold.state);
         self.tell_state(&report);

@@ -79,6 +79,10 @@ E5 no regret@g12_evicted_clients@policy/rule.rs@s/braked.or_else\(.. facts.guard
 E5 a new session is regretted@g12_clients_that_return_later@policy/regret.rs@s/heartbeat_interval \* 2/heartbeat_interval * 7/
 E5 no first slice@g7_after_a_mass@policy/guard.rs@s/slice.map_or\(u64::MAX, .slice. .*/slice.map_or(u64::MAX, |_| u64::MAX)/
 E5 who comes back stops nothing@g7_after_a_mass@policy/guard.rs@s/if self.slice.is_some_and\(.slice. slice.until.is_some\(\)\)/if false/
+E6 a group has no grace@e6_a_hub_that_comes_back@policy/group.rs@s/recovery.max\(silence\)/silence/
+E6 a silent group is missed for long@e6_a_hub_that_comes_back@policy/ledger.rs@s/ \|\| self.guard.groups\(\).silent\(\) > 0//@policy/group.rs@s/recovered: Some\(now.mono\)/recovered: known.recovered/
+E6 a silent group is a mass@e6_a_hub_that_is_gone@policy/group.rs@s/if silent \* whole < live \* share/if false/
+E6 no extra@e6_a_silent_hub@policy/group.rs@s/self.timing.threshold \+ self.extra/self.timing.threshold/
 E7 no compare@p1_a_ping_between@store/evict.lua@s/= tonumber\(found\) == tonumber\(expected\)/= true/
 E7 no check before the deed@p5_an_entry_goes_whole@store/evict.lua@s/NEEDS\[deed.verb\] and kind ~= NEEDS\[deed.verb\]/false/
 E7 refused writes do not refuse us@g11_a_server_that_refuses@store/evict.rs@s/concat!\("#!lua.n", include_str/concat!("", include_str/

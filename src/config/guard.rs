@@ -13,6 +13,8 @@ const WAITS: Bounds = Bounds {
     why: "nobody would see it end",
 };
 
+const EXTRAS: Bounds = Bounds { least: Duration::ZERO, ..WAITS };
+
 /// Reads the table; what it leaves out stays as in `base`.
 pub(super) fn read(mut table: Table, base: Settings, notes: &mut Notes) -> Settings {
     let reconnect_grace = table.get(notes, "reconnect_grace", |value| duration(value, &WAITS));
@@ -20,6 +22,7 @@ pub(super) fn read(mut table: Table, base: Settings, notes: &mut Notes) -> Setti
         Ok("never") => Ok(None),
         _ => duration(value, &WAITS).map(Some).map_err(|mistake| or_word(mistake, "never")),
     });
+    let group_extra = table.get(notes, "group_extra", |value| duration(value, &EXTRAS));
     let max_evict_rate = table.get(notes, "max_evict_rate", |value| match value {
         Value::Text(word) | Value::Untyped(word) if word == "unlimited" => Ok(None),
         _ => number(value, 1..=1_000_000).map(Some).map_err(|mistake| or_word(mistake, "unlimited")),
@@ -29,6 +32,7 @@ pub(super) fn read(mut table: Table, base: Settings, notes: &mut Notes) -> Setti
     Settings {
         reconnect_grace: reconnect_grace.map_or(base.reconnect_grace, |read| read.value),
         silence_release: silence_release.map_or(base.silence_release, |read| read.value),
+        group_extra: group_extra.map_or(base.group_extra, |read| read.value),
         max_evict_rate: max_evict_rate.map_or(base.max_evict_rate, |read| read.value),
         max_keys: max_keys.map_or(base.max_keys, |read| read.value),
     }

@@ -104,7 +104,6 @@ const NOT_YET: &[&str] = &[
     "where",
     "unless",
     "on_evict",
-    "group",
     "max_fanout",
     "cross_slot",
     "when",

@@ -12,8 +12,9 @@ use crate::language::action::Action;
 use crate::language::notify::Names;
 use crate::language::pattern::Pattern;
 use crate::language::source::{Container, Kind, LastPing, Source};
-use crate::language::template::{Layout, Scope};
+use crate::language::template::{Layout, Scope, Template};
 use crate::language::value::Value as Stored;
+use crate::language::words;
 use crate::policy::duration::spelt;
 use crate::policy::guard::{Fit, GOOD_HEARTBEATS, MIN_HEARTBEATS, fit};
 use crate::policy::ping::{Format, Unit};
@@ -72,9 +73,9 @@ pub(super) fn read(
     let deadline = table.get(notes, "deadline", |value| duration(value, &DEADLINES));
     let ignore = table.list(notes, "ignore", false, |text| Pattern::parse(text, "the pattern"));
     let ignore: Vec<Pattern> = ignore.into_iter().flat_map(|list| list.good).map(|read| read.value).collect();
-    let layout = layout(container.as_ref(), last_ping.as_ref());
-    let companions = companions(&mut table, container.as_ref(), layout, &ignore, notes);
-    let scope = Scope { layout, captures: container.as_ref().map(Container::captures).unwrap_or_default() };
+    let scope = scope(container.as_ref(), last_ping.as_ref());
+    let companions = companions(&mut table, container.as_ref(), &scope, &ignore, notes);
+    let group = group(&mut table, &scope, notes);
     let names = Names { scope, source: name.as_ref().map_or("", |read| read.value.as_str()) };
     let notify =
         notify::read(&mut table, &notify::Around { names, container: container.as_ref(), ignore: &ignore }, notes);
@@ -93,6 +94,7 @@ pub(super) fn read(
             time_zone,
             deadline: deadline.map_or(Duration::ZERO, |read| read.value),
             ignore,
+            group,
             companions,
             notify,
         };
@@ -205,28 +207,43 @@ fn time_zone(table: &mut Table, last_ping: Option<&LastPing>, format: Format, no
     read.map(|read| read.value).unwrap_or_default()
 }
 
-/// How entries are stored, where that is beyond doubt.
-fn layout(container: Option<&Container>, last_ping: Option<&LastPing>) -> Option<Layout> {
-    match container?.kind() {
+/// What templates may name. How entries are stored stands there only where it is beyond doubt.
+fn scope<'c>(container: Option<&'c Container>, last_ping: Option<&LastPing>) -> Scope<'c> {
+    let layout = container.and_then(|container| match container.kind() {
         Kind::Zset => Some(Layout::Zset),
         Kind::Hash => Some(Layout::Hash),
         Kind::Keys => last_ping.map(|last_ping| last_ping.layout(Kind::Keys)),
-    }
+    });
+    Scope { layout, captures: container.map(Container::captures).unwrap_or_default() }
+}
+
+fn group(table: &mut Table, scope: &Scope<'_>, notes: &mut Notes) -> Option<Template> {
+    let read = table.get(notes, "group", |value| match text(value)? {
+        "" => Ok(None),
+        text => {
+            let template = Template::parse(&words::one(text, "the label")?, scope)?;
+            if template.refs().next().is_none() {
+                let mistake = Mistake::new("it names no value, so every entry would be of one group");
+                return Err(mistake.hint("name what tells the hubs apart, as in `{field:hub}` or `{json:/Hub}`"));
+            }
+            Ok(Some(template))
+        }
+    });
+    read?.value
 }
 
 fn companions(
     table: &mut Table,
     container: Option<&Container>,
-    layout: Option<Layout>,
+    scope: &Scope<'_>,
     ignore: &[Pattern],
     notes: &mut Notes,
 ) -> Vec<Action> {
     let trusted = table.get(notes, "trusted", boolean).is_some_and(|read| read.value);
-    let scope = Scope { layout, captures: container.map(Container::captures).unwrap_or_default() };
     let listed = table.list(notes, "companions", false, |text| {
-        let action = Action::parse(text, &scope, trusted)?;
+        let action = Action::parse(text, scope, trusted)?;
         // Where names are in doubt, so is what the key can become.
-        if let (Some(container), Some(_)) = (container, layout) {
+        if let (Some(container), Some(_)) = (container, scope.layout) {
             container.check_companion(&action, ignore)?;
         }
         Ok(action)

@@ -32,6 +32,8 @@ pub struct Source {
     pub deadline: Duration,
     /// Keys, members or fields that are no entries.
     pub ignore: Vec<Pattern>,
+    /// The label of an entry's writer (E6).
+    pub group: Option<Template>,
     /// What goes with an entry, in the order of the configuration.
     pub companions: Vec<Action>,
     /// Whom to tell of an eviction, in the order of the configuration.
@@ -107,6 +109,12 @@ impl Source {
     /// How the entries are stored.
     pub fn layout(&self) -> Layout {
         self.last_ping.layout(self.container.kind())
+    }
+
+    /// Whether sorted sets are asked by their index alone. With members to ignore, or of groups, it can't count, and they
+    /// are read whole.
+    pub fn answers_by_index(&self) -> bool {
+        self.layout() == Layout::Zset && self.ignore.is_empty() && self.group.is_none()
     }
 
     /// What its times are read against at `now`.

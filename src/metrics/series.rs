@@ -15,6 +15,10 @@ impl Series<'_> {
         self.register(Gauge::with_opts(self.opts(name, help))?)
     }
 
+    pub(super) fn count(&self, name: &str, help: &str) -> Result<IntGauge, Error> {
+        self.register(IntGauge::with_opts(self.opts(name, help))?)
+    }
+
     pub(super) fn counter(&self, name: &str, help: &str) -> Result<IntCounter, Error> {
         self.register(IntCounter::with_opts(self.opts(name, help))?)
     }

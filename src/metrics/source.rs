@@ -46,6 +46,8 @@ pub(super) struct Source {
     notifications: Labelled<IntCounter>,
     notification_failures: Labelled<IntCounter>,
     resurrections: IntCounter,
+    groups: IntGauge,
+    groups_silent: IntGauge,
     throttled: Counter,
     state: Labelled<IntGauge>,
     guard_trips: Labelled<IntCounter>,
@@ -145,6 +147,10 @@ impl Source {
                 "presence_reaper_resurrections_total",
                 "Evicted entries that were found back with a newer ping two heartbeats later: we were wrong.",
             )?,
+            groups: make
+                .count("presence_reaper_groups", "Groups in the last complete survey, where the source names them.")?,
+            groups_silent: make
+                .count("presence_reaper_groups_silent", "Groups of which nobody pinged for three heartbeats.")?,
             throttled: make.seconds(
                 "presence_reaper_throttled_seconds_total",
                 "How long entries that were due waited for this reason alone.",
@@ -231,6 +237,9 @@ impl Source {
         }
         self.throttled.inc_by(report.throttled.as_secs_f64());
         self.take_in_guards(report);
+        let (groups, silent) = report.groups;
+        self.groups.set(i64::try_from(groups).unwrap_or(i64::MAX));
+        self.groups_silent.set(i64::try_from(silent).unwrap_or(i64::MAX));
         self.set_state(report.state);
         let ends = report.hold.as_ref().and_then(|hold| hold.ends);
         self.hold_ends.set(ends.map_or(0.0, |ends| seconds(wall.plus(ends.since(mono)))));

@@ -189,7 +189,7 @@ fn the_number_of_series_is_known() {
 /// Series that do not depend on the sources.
 const OF_PROCESS: usize = 131;
 /// Series of each source.
-const OF_SOURCE: usize = 115;
+const OF_SOURCE: usize = 117;
 
 #[test]
 fn two_sources_of_one_name_are_refused() {

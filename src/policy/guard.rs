@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::duration::in_words;
 use super::entry::{EntryId, Mark, Monotonic, Now, Timestamp};
+use super::group::{Groups, Turn};
 use super::interval::Intervals;
 use super::memory;
 use super::order::{Orders, Release};
@@ -79,6 +80,8 @@ pub struct Settings {
     /// How long a silence lasts before it is released; `None` is never. A source with fewer than ten recent entries is
     /// released after 15 min at most, and none before two thresholds.
     pub silence_release: Option<Duration>,
+    /// How long entries of a group that is wholly silent wait beyond the threshold (E6).
+    pub group_extra: Duration,
     /// Evictions a second, of a source and of the process; `None` is unlimited.
     pub max_evict_rate: Option<u32>,
     /// How many sorted sets or hashes a source by pattern may have. With more it is not surveyed, for a part of a source
@@ -91,6 +94,7 @@ impl Default for Settings {
         Self {
             reconnect_grace: Duration::from_secs(15 * 60),
             silence_release: Some(Duration::from_secs(60 * 60)),
+            group_extra: Duration::ZERO,
             max_evict_rate: Some(500),
             max_keys: 100_000,
         }
@@ -212,6 +216,7 @@ pub struct Guard {
     recent: Option<u64>,
     recent_at: Monotonic,
     mass_until: Option<Monotonic>,
+    groups: Groups,
     slice: Option<Slice>,
     /// Entries at the last survey.
     population: u64,
@@ -266,6 +271,7 @@ impl Guard {
             recent: None,
             recent_at: Monotonic::default(),
             mass_until: None,
+            groups: Groups::new(timing, settings.group_extra),
             slice: None,
             population: 0,
             regret: Regret::new(timing),
@@ -290,6 +296,21 @@ impl Guard {
         self.intervals.fill(survey.sample.entries());
         changes.extend(self.conclude_interval(now.mono));
         changes
+    }
+
+    /// Takes in what a survey that ended at `now` saw of the groups; says which fell silent or ping again.
+    pub fn observe_groups(&mut self, survey: &Survey, now: Now) -> Vec<Turn> {
+        self.groups.observe(&survey.groups, now)
+    }
+
+    /// What is known of the groups.
+    pub fn groups(&self) -> &Groups {
+        &self.groups
+    }
+
+    /// Takes in that an entry of a group pinged again.
+    pub fn group_pinged(&mut self, label: &[u8], now: Now) {
+        self.groups.pinged(label, now);
     }
 
     // === looks at the sampled ===
@@ -462,7 +483,8 @@ impl Guard {
 
     fn observe_mass(&mut self, survey: &Survey, now: Monotonic) -> bool {
         let (share, whole) = MASS_SHARE;
-        let mass = survey.late >= MASS_MIN && survey.late * whole >= survey.live() * share;
+        let (late, live) = survey.groups.exempt_from_mass(survey.late, survey.live(), MASS_SHARE);
+        let mass = late >= MASS_MIN && late * whole >= live * share;
         let was = self.mass_until.is_some_and(|until| now < until);
         if mass {
             self.trip_mass(now);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::continuity::{Break, CLOCK_TOLERANCE, Continuity, Identity};
 use super::entry::{EntryId, Mark, Monotonic, Now, Timestamp};
+use super::group::Turn;
 use super::guard::{self, Change, Guard, Hold, Lifted, State};
 use super::memory::{Memory, SingleRun};
 use super::order::{Orders, Release};
@@ -70,6 +71,8 @@ pub struct Learned {
     pub breaks: Vec<Break>,
     /// What it changed about the guards.
     pub changes: Vec<Change>,
+    /// Groups that fell silent, or ping again.
+    pub turns: Vec<Turn>,
 }
 
 /// The reasons that an entry is counted for, once a mark.
@@ -226,6 +229,7 @@ impl Ledger {
         self.failing = false;
         let mut breaks = self.looked(identity, began, ended);
         let changes = self.guard.observe(survey, ended);
+        let turns = self.guard.observe_groups(survey, ended);
         if changes.contains(&Change::SpokeAgain) {
             self.continuity.silence_ended(ended);
             self.broke(&[Break::SilenceEnded], ended.mono);
@@ -237,7 +241,7 @@ impl Ledger {
         self.watch.observe(candidates, kept_all, self.seen_through, ended, &self.timing);
         self.seen_through = kept_all.then_some(began.mono);
         self.last = Some(LastSurvey { identity: identity.clone(), began, ended, population: survey.population() });
-        Learned { breaks, changes }
+        Learned { breaks, changes, turns }
     }
 
     /// Takes in that entries were re-read at `now` on the process `identity`; says what broke before. Whoever else
@@ -371,16 +375,23 @@ impl Ledger {
     fn measure(&mut self, id: &EntryId, judged: Judged, mark: Mark, now: Now) {
         let (Some(watched), Ok((last_ping, _)), Some(last)) = (self.watch.get(id), judged, &self.last) else { return };
         if watched.mark != mark {
+            let watched = watched.clone();
+            let looked = watched.since.max(last.began.mono);
             let (id, seen) = (id.clone(), watched.since);
+            if let Some(label) = &watched.group {
+                self.guard.group_pinged(label, now);
+            }
             let before = Sampled { id, mark: watched.mark, last_ping: watched.last_ping, seen };
-            self.guard.pinged_again(before, (last_ping, mark), watched.since.max(last.began.mono), now);
+            self.guard.pinged_again(before, (last_ping, mark), looked, now);
         }
     }
 
     fn defer(&mut self, id: &EntryId, decided: Result<(), Refusal>, now: Now) -> Result<(), Refusal> {
         match &decided {
             Ok(()) => {}
-            Err(Refusal::Unconfirmed { until } | Refusal::Grace { until }) => self.watch.postpone(id, *until),
+            Err(Refusal::Unconfirmed { until } | Refusal::Grace { until } | Refusal::Group { until }) => {
+                self.watch.postpone(id, *until)
+            }
             Err(Refusal::Held(_) | Refusal::FactsTooOld) => {
                 self.watch.postpone(id, now.mono.plus(self.timing.heartbeat_interval));
             }
@@ -402,11 +413,12 @@ impl Ledger {
     }
 
     /// When the next survey begins, after one that succeeded. `chance` as in [`schedule::next_survey`]. While the source
-    /// is silent somebody waits for a sign of life, so that it is looked at every heartbeat.
+    /// or one of its groups is silent, its first sign of life must not be missed, so that it is surveyed every heartbeat.
     pub fn next_survey(&self, chance: f64) -> Option<Monotonic> {
         let LastSurvey { began, ended, .. } = self.last.as_ref()?;
         let interval = self.timing.survey_interval();
-        let silent = self.guard.is_silent().then(|| interval.min(self.timing.look_interval()));
+        let silent = self.guard.is_silent() || self.guard.groups().silent() > 0;
+        let silent = silent.then(|| interval.min(self.timing.look_interval()));
         let took = ended.mono.since(began.mono);
         Some(schedule::next_survey_after(began.mono, took, silent.unwrap_or(interval), &self.timing, chance))
     }
@@ -421,6 +433,11 @@ impl Ledger {
     /// What the pulse holds against going on before the next survey, if anything.
     pub fn doubt(&self) -> Option<Doubt> {
         self.guard.doubt()
+    }
+
+    /// How many groups there are, and how many of them are silent.
+    pub fn groups(&self) -> (usize, usize) {
+        (self.guard.groups().len(), self.guard.groups().silent())
     }
 
     /// The entries that stand for all, to be re-read at [`Self::next_pulse`].

@@ -1,7 +1,7 @@
 //! The rule: an entry may be evicted when every condition E1 to E9 holds. One pure function decides.
 //!
-//! E7 is decided by the script inside Redis, at the moment of the deed; E6 and E9 have no settings that could ask for
-//! them in this version.
+//! E7 is decided by the script inside Redis, at the moment of the deed; E9 has no settings that could ask for it in this
+//! version.
 
 use super::continuity::Continuity;
 use super::duration::in_words;
@@ -30,6 +30,11 @@ pub enum Refusal {
     },
     /// E4: a continuity break keeps it.
     Grace {
+        /// Until when.
+        until: Monotonic,
+    },
+    /// E6: its group has not been silent for long enough, or came back a moment ago.
+    Group {
         /// Until when.
         until: Monotonic,
     },
@@ -91,7 +96,7 @@ pub fn decide(
     decide_watched(facts, watched, now)
 }
 
-/// Whether an entry may go that is stale and still bears the mark it is watched for: what is left of the rule, E3 to E5.
+/// Whether an entry may go that is stale and still bears the mark it is watched for: what is left of the rule, E3 to E6.
 pub fn decide_watched(facts: &Facts<'_>, watched: &Watched, now: Now) -> Result<(), Refusal> {
     if now.mono < watched.confirmed {
         return Err(Refusal::Unconfirmed { until: watched.confirmed });
@@ -99,7 +104,9 @@ pub fn decide_watched(facts: &Facts<'_>, watched: &Watched, now: Now) -> Result<
     if let Some(until) = facts.continuity.keeps(watched.last_ping, now.mono) {
         return Err(Refusal::Grace { until });
     }
-    decide_source(facts, now)
+    decide_source(facts, now)?;
+    let kept = watched.group.as_deref().and_then(|label| facts.guard.groups().keeps(label, now));
+    kept.map_or(Ok(()), |until| Err(Refusal::Group { until }))
 }
 
 /// Why the source holds at `now`, if it does: what its state, its metric and its report say.
@@ -207,7 +214,7 @@ mod tests {
             let now = at(millis);
             continuity.looked(&Identity::default(), now, now);
             guard.observe(&beating(now), now);
-            let candidate = Candidate { id: id(), mark: mark(), last_ping: at(0).server, seen: now.mono };
+            let candidate = Candidate { id: id(), mark: mark(), last_ping: at(0).server, seen: now.mono, group: None };
             watch.observe(vec![candidate], true, None, now, &TIMING);
         }
         World { continuity, guard, watch, surveyed: Some((now.mono, now.mono)) }
@@ -253,7 +260,7 @@ mod tests {
         assert_eq!(judge(&world, pinged(0), Mark::of([]), at(300_000)), Err(Refusal::Moved));
         world.watch.clear();
         assert_eq!(judge(&world, pinged(0), mark(), at(300_000)), Err(Refusal::Moved), "never looked at");
-        let seen = Candidate { id: id(), mark: mark(), last_ping: at(0).server, seen: at(210_001).mono };
+        let seen = Candidate { id: id(), mark: mark(), last_ping: at(0).server, seen: at(210_001).mono, group: None };
         world.watch.observe(vec![seen], true, None, at(210_001), &TIMING);
         let until = at(300_001).mono;
         assert_eq!(judge(&world, pinged(0), mark(), at(300_000)), Err(Refusal::Unconfirmed { until }));

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::entry::{EntryId, Mark, Monotonic, Now, Timestamp};
+use super::entry::{Bytes, EntryId, Mark, Monotonic, Now, Timestamp};
+use super::group::Tallies;
 use super::interval::{self, Intervals};
 use super::ping::{Unit, Unreadable};
 use super::pulse;
@@ -68,6 +69,8 @@ pub struct Candidate {
     pub last_ping: Timestamp,
     /// When we read that.
     pub seen: Monotonic,
+    /// The label of its group, where the source names one.
+    pub group: Option<Bytes>,
 }
 
 /// Which of a survey's two samples.
@@ -118,6 +121,8 @@ pub struct Survey {
     /// How many live ones.
     pub handed_on_live: u64,
     as_read: Vec<Named>,
+    /// The groups, where the source names them.
+    pub groups: Tallies,
     /// A few of the fresh ones, for the pulse.
     pub fresh_sample: Sample,
     /// A few of all that pinged within a day, to measure how often they do.
@@ -151,6 +156,7 @@ impl Survey {
             handed_on_stale: 0,
             handed_on_live: 0,
             as_read: Vec::new(),
+            groups: Tallies::default(),
             fresh_sample: Sample::new(if wanted.candidates { pulse::SIZE } else { 0 }),
             sample: Sample::new(if wanted.candidates { interval::TRACKED } else { 0 }),
         }
@@ -164,6 +170,18 @@ impl Survey {
 
     /// Counts one entry, read at `now`; `id` is asked for only if the entry is kept.
     pub fn observe(&mut self, judged: Judged, mark: Mark, now: Now, id: impl FnOnce() -> EntryId) {
+        self.observe_in(None, judged, mark, now, id);
+    }
+
+    /// The same for an entry of the group that is labelled so.
+    pub fn observe_in(
+        &mut self,
+        label: Option<&[u8]>,
+        judged: Judged,
+        mark: Mark,
+        now: Now,
+        id: impl FnOnce() -> EntryId,
+    ) {
         let (last_ping, unit) = match judged {
             Ok(ping) => ping,
             Err(why) => {
@@ -177,9 +195,11 @@ impl Survey {
         if freshness == Freshness::Future {
             return;
         }
-        if last_ping <= self.timing.sign_of_life_until(now.server) {
+        let sign_of_life = (last_ping <= self.timing.sign_of_life_until(now.server)).then_some(last_ping);
+        if let Some(last_ping) = sign_of_life {
             self.saw(last_ping);
         }
+        let group = label.and_then(|label| self.groups.count(label, freshness, sign_of_life));
         self.ages.add(now.server.millis_since(last_ping), 1);
         let may_be_due = last_ping <= now.server.minus(self.timing.watch_from());
         let sampled = self.offer(last_ping, freshness, now.server);
@@ -188,7 +208,7 @@ impl Survey {
             self.keep_samples(sampled, || Sampled { id: id.clone(), mark, last_ping, seen: now.mono });
             self.name(freshness, last_ping, now, &id);
             if may_be_due {
-                self.watch(Candidate { id, mark, last_ping, seen: now.mono });
+                self.watch(Candidate { id, mark, last_ping, seen: now.mono, group });
             }
         }
     }

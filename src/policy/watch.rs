@@ -4,12 +4,12 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use super::continuity::CLOCK_TOLERANCE;
-use super::entry::{EntryId, Mark, Monotonic, Now, Timestamp};
+use super::entry::{Bytes, EntryId, Mark, Monotonic, Now, Timestamp};
 use super::staleness::Timing;
 use super::survey::Candidate;
 
 /// What we remember of an entry that may be due before the next survey.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Watched {
     /// The mark of the first look, and of every look since.
     pub mark: Mark,
@@ -21,6 +21,8 @@ pub struct Watched {
     pub confirmed: Monotonic,
     /// It was older than it could be: its time means nothing.
     misdated: bool,
+    /// The label of its group, where the source names one.
+    pub group: Option<Bytes>,
     /// When it is to be struck, or looked at again.
     pub due: Monotonic,
     /// The reasons it was already counted as skipped for: one count a mark, not one a sweep.
@@ -95,8 +97,8 @@ impl Watch {
                 let misdated = kept_until.is_some_and(|until| confirmed < until);
                 let confirmed = confirmed.max(kept_until.unwrap_or_default());
                 let due = stale_at.max(confirmed);
-                let Candidate { id, mark, last_ping, seen: since } = candidate;
-                self.put(id, Watched { mark, last_ping, since, confirmed, misdated, due, counted: 0 });
+                let Candidate { id, mark, last_ping, seen: since, group } = candidate;
+                self.put(id, Watched { mark, last_ping, since, confirmed, misdated, group, due, counted: 0 });
             }
         }
     }
@@ -127,7 +129,7 @@ impl Watch {
 
     /// Looks at an entry again no earlier than `until`.
     pub fn postpone(&mut self, id: &EntryId, until: Monotonic) {
-        if let Some(known) = self.entries.get(id).copied() {
+        if let Some(known) = self.entries.get(id).cloned() {
             self.put(id.clone(), Watched { due: until, ..known });
         }
     }
@@ -226,6 +228,7 @@ mod tests {
             mark: Mark::of([Some(&last_ping.millis().to_be_bytes()[..])]),
             last_ping,
             seen: now.mono,
+            group: None,
         }
     }
 

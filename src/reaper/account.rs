@@ -33,7 +33,7 @@ pub enum Verb {
 pub struct Skipped {
     /// A dry run would have evicted them.
     pub dry_run: u64,
-    /// E3 and E4: not seen for long enough, or within a grace.
+    /// E3, E4 and E6: not seen for long enough, or within a grace of the source or the group.
     pub observing: u64,
     /// E5: the source held.
     pub guard: u64,
@@ -60,6 +60,8 @@ pub struct Report {
     pub state: State,
     /// Why it evicts nothing, if it holds.
     pub hold: Option<Hold>,
+    /// Groups, and how many of them are silent.
+    pub groups: (usize, usize),
     /// Continuity breaks that it found.
     pub breaks: Vec<Break>,
     /// With what kind of error our own state was refused after a survey, if it was.
@@ -92,6 +94,7 @@ impl Report {
             survey: None,
             state: State::Normal,
             hold: None,
+            groups: (0, 0),
             breaks: Vec::new(),
             canary_refused: None,
             changes: Vec::new(),

@@ -15,7 +15,7 @@ use super::status::Purpose;
 use super::{Found, Reading, Taker, reply};
 use crate::language::action::OWN_PREFIX;
 use crate::language::pattern::Pattern;
-use crate::language::source::{LastPing, Source};
+use crate::language::source::Source;
 use crate::policy::entry::{Bytes, EntryId, Now};
 
 /// What a key turned out to hold.
@@ -43,7 +43,7 @@ pub(super) async fn walk(
     into: &mut impl Taker,
 ) -> Result<ControlFlow<()>, Error> {
     let Reading { link, live, source, doing, .. } = reading;
-    let reader = Reader { link, live, doing, fields: time_fields(source), purpose: Purpose::Scan };
+    let reader = Reader { link, live, doing, fields: own::survey_fields(source), purpose: Purpose::Scan };
     let glob = pattern.glob();
     let mut size = PageSize::new();
     let mut cursor = Some(0);
@@ -92,7 +92,7 @@ pub(super) async fn look(
     ids: &[EntryId],
 ) -> Result<(Now, Vec<Found>), Error> {
     let doing = super::looking(source);
-    let fields = time_fields(source).is_some().then(|| own::evidence_fields(source));
+    let fields = own::survey_fields(source).is_some().then(|| own::evidence_fields(source));
     let reader = Reader { link, live, doing: &doing, fields, purpose: Purpose::Read };
     let names: Vec<Vec<u8>> = ids.iter().map(|id| id.key.to_vec()).collect();
     let (now, held, _) = reader.read(&names, None).await?;
@@ -102,14 +102,6 @@ pub(super) async fn look(
         Held::Own(own) => Found::entry(source, id, own, now),
     });
     Ok((now, found.collect()))
-}
-
-/// The fields of the times, where the entries are hashes.
-fn time_fields(source: &Source) -> Option<Vec<Bytes>> {
-    match &source.last_ping {
-        LastPing::Fields(fields) => Some(fields.clone()),
-        LastPing::Score | LastPing::Value(_) => None,
-    }
 }
 
 fn held_size(held: &Held) -> usize {

@@ -327,11 +327,19 @@ struct Surveying<'a> {
 
 impl Taker for Surveying<'_> {
     fn take(&mut self, now: Now, own: Option<Own>, id: impl FnOnce() -> EntryId) -> ControlFlow<()> {
-        let (judged, mark) = match own {
-            Some(own) => own::judge(&self.store.source, &own, now.server),
+        let source = &*self.store.source;
+        let (judged, mark) = match &own {
+            Some(own) => own::judge(source, own, now.server),
             None => (Err(Unreadable::WrongType), Mark::of([])),
         };
-        self.survey.observe(judged, mark, now, id);
+        match own.filter(|_| source.group.is_some()) {
+            Some(own) => {
+                let id = id();
+                let label = own::label(source, &id, &own);
+                self.survey.observe_in(label.as_deref(), judged, mark, now, || id);
+            }
+            None => self.survey.observe(judged, mark, now, id),
+        }
         ControlFlow::Continue(())
     }
 

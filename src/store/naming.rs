@@ -68,6 +68,7 @@ mod tests {
             time_zone: Zone::default(),
             deadline: Duration::ZERO,
             ignore: Vec::new(),
+            group: None,
             companions: Vec::new(),
             notify: Vec::new(),
         };

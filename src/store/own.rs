@@ -11,7 +11,7 @@ use super::notify;
 use crate::language::action::{Action, Verb};
 use crate::language::notify::Notification;
 use crate::language::source::{Container, LastPing, Source};
-use crate::language::template::{Pointer, Ref};
+use crate::language::template::{Pointer, Ref, Template};
 use crate::policy::entry::{Bytes, EntryId, Mark, Timestamp};
 use crate::policy::ping::{self, Raw};
 use crate::policy::survey::Judged;
@@ -46,6 +46,12 @@ pub(super) fn judge(source: &Source, own: &Own, now: Timestamp) -> (Judged, Mark
         // The layout that read the entry is chosen by the same `last_ping`, so the two agree.
         _ => (newest(source, [Raw::Absent], now), Mark::of([])),
     }
+}
+
+/// The label of the entry's group, where the source names one and the entry has it.
+pub(super) fn label(source: &Source, id: &EntryId, own: &Own) -> Option<Vec<u8>> {
+    let values = Values::new(source, id, own);
+    source.group.as_ref()?.fill(|name| values.of(name))
 }
 
 fn newest<'r>(source: &Source, raws: impl IntoIterator<Item = Raw<'r>>, now: Timestamp) -> Judged {
@@ -122,18 +128,29 @@ pub(super) fn beginning(own: &Own, bytes: usize) -> Vec<u8> {
     }
 }
 
-/// The fields of a hash entry that a strike needs: those of its times, then those its templates name.
-pub(super) fn evidence_fields(source: &Source) -> Vec<Bytes> {
-    let LastPing::Fields(times) = &source.last_ping else { return Vec::new() };
+/// The fields of a hash entry that a survey needs: those of its times, and those that name its group.
+pub(super) fn survey_fields(source: &Source) -> Option<Vec<Bytes>> {
+    let LastPing::Fields(times) = &source.last_ping else { return None };
     let mut fields = times.clone();
-    let named = source.companions.iter().flat_map(Action::templates).flat_map(|template| template.refs());
-    for name in named.chain(source.notify.iter().flat_map(Notification::refs)) {
+    add_fields(&mut fields, source.group.iter().flat_map(Template::refs));
+    Some(fields)
+}
+
+fn add_fields<'r>(fields: &mut Vec<Bytes>, named: impl Iterator<Item = &'r Ref>) {
+    for name in named {
         if let Ref::Field(field) = name
             && !fields.contains(field)
         {
             fields.push(field.clone());
         }
     }
+}
+
+/// The fields of a hash entry that a strike needs: those it was judged by, then those its templates name.
+pub(super) fn evidence_fields(source: &Source) -> Vec<Bytes> {
+    let Some(mut fields) = survey_fields(source) else { return Vec::new() };
+    let named = source.companions.iter().flat_map(Action::templates).flat_map(Template::refs);
+    add_fields(&mut fields, named.chain(source.notify.iter().flat_map(Notification::refs)));
     fields
 }
 
@@ -191,7 +208,7 @@ impl<'e> Values<'e> {
     }
 
     fn fill(&self, action: &Action) -> Option<Deed> {
-        let all = |templates: &[crate::language::template::Template]| {
+        let all = |templates: &[Template]| {
             templates.iter().map(|template| template.fill(|name| self.of(name))).collect::<Option<Vec<_>>>()
         };
         Some(Deed { verb: action.verb, keys: all(&action.key)?, args: all(&action.args)? })

@@ -136,8 +136,7 @@ fn of_reading(source: &Source) -> Vec<Right> {
 
 /// What reads a container at an exact key, or those that a pattern finds: of these the small ones are read whole.
 fn reading(source: &Source, exact: bool) -> Vec<Command> {
-    // With members to ignore the index is of no use.
-    let by_index: &[Command] = match source.ignore.is_empty() {
+    let by_index: &[Command] = match source.answers_by_index() {
         true => &[ZCARD, ZCOUNT, ZRANGE, ZRANGEBYSCORE, ZREVRANGEBYSCORE],
         false => &[],
     };
@@ -149,7 +148,6 @@ fn reading(source: &Source, exact: bool) -> Vec<Command> {
         (Layout::Strings, _) => (&[TYPE], &[MGET]),
         (Layout::Hashes, _) => (&[TYPE], &[HMGET]),
     };
-    let by_index = if source.layout() == Layout::Zset { by_index } else { &[] };
     [first, by_index, always].concat()
 }
 

@@ -147,13 +147,14 @@ pub(super) fn own_key_of_all(what: &str) -> Vec<u8> {
     [OWN_PREFIX, format!("{SLOT_TAG}:{what}").as_bytes()].concat()
 }
 
-/// What makes an entry of this source stale, as a short text that differs where that does. It may differ between
+/// What decides which entries of this source may go, as a short text that differs where that does. It may differ between
 /// versions of the program too: that costs a grace.
 pub(super) fn definition(source: &Source, timing: &Timing) -> String {
-    // Whoever adds to a source decides here whether it changes which entries are stale.
-    let Source { name: _, container, last_ping, format, time_zone, deadline, ignore, companions: _, notify: _ } =
+    // Whoever adds to a source decides here whether it changes which entries may go.
+    let Source { name: _, container, last_ping, format, time_zone, deadline, ignore, group, companions: _, notify: _ } =
         source;
-    let parts = format!("{container:?} {last_ping:?} {format:?} {time_zone:?} {deadline:?} {ignore:?} {timing:?}");
+    let times = format!("{last_ping:?} {format:?} {time_zone:?} {deadline:?} {timing:?}");
+    let parts = format!("{container:?} {ignore:?} {group:?} {times}");
     format!("{:016x}", fnv(parts.as_bytes()))
 }
 

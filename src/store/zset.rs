@@ -27,10 +27,9 @@ use crate::policy::survey::{Candidate, Survey, Which};
 const PAGE: usize = 1_000;
 
 pub(super) async fn survey(reading: &Reading<'_>, key: &Bytes, into: &mut Surveying<'_>) -> Result<(), Error> {
-    if reading.source.ignore.is_empty() {
+    if reading.source.answers_by_index() {
         Index { reading, key, timing: &reading.store.timing }.survey(into).await
     } else {
-        // With members to ignore the index can't count.
         walk(reading, key, into).await.map(|_| ())
     }
 }
@@ -313,7 +312,7 @@ impl Index<'_> {
             survey.name(freshness, last_ping, now, &id);
         }
         if watch {
-            survey.watch(Candidate { id, mark, last_ping, seen: now.mono });
+            survey.watch(Candidate { id, mark, last_ping, seen: now.mono, group: None });
         }
     }
 

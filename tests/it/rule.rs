@@ -4,6 +4,7 @@
 //! out of the code it fails.
 
 mod clocks;
+mod groups;
 mod interval;
 mod lease;
 mod living;

@@ -797,3 +797,44 @@ for_each_server! {
         assert_ne!(edge.store.survey(&Ask::default()).await.unwrap().identity.run_id, promoted.run_id);
     }
 }
+
+// === groups ===
+
+for_each_server! {
+    /// The label of an entry's writer comes from its key, its fields, its value or its member; what has none has none.
+    async fn e6_a_label_comes_from_wherever_it_stands(server: Server) {
+        let mut client = server.client().await;
+        let old: i64 = redis::cmd("EVAL").arg("return redis.call('TIME')[1] * 1000 - 100000").arg(0)
+            .query_async(&mut client).await.unwrap();
+        let write = [
+            vec!["HSET", "conn:a:1", "at", "AGE", "hub", "x"],
+            vec!["HSET", "conn:b:2", "at", "AGE"],
+            vec!["ZADD", "members", "AGE", r#"{"hub":"x","n":1}"#],
+            vec!["ZADD", "members", "AGE", "no JSON"],
+            vec!["HSET", "values", "1", r#"{"at":AGE,"hub":"x"}"#, "2", r#"{"at":AGE}"#],
+        ];
+        for words in write {
+            let words: Vec<String> = words.iter().map(|word| word.replace("AGE", &old.to_string())).collect();
+            redis::cmd(&words[0]).arg(&words[1..]).exec_async(&mut client).await.unwrap();
+        }
+        let keys = "keys = \"conn:{hub}:{id}\"\nlast_ping = \"field at\"";
+        check_labels(&server, &format!("{keys}\ngroup = \"{{hub}}\""), &[Some("a"), Some("b")]).await;
+        check_labels(&server, &format!("{keys}\ngroup = \"on-{{field:hub}}\""), &[None, Some("on-x")])
+            .await;
+        check_labels(&server, "zset = \"members\"\ngroup = \"{json:/hub}\"", &[None, Some("x")]).await;
+        let hash = "hash = \"values\"\nlast_ping = \"json /at\"\ngroup = \"{json:/hub}\"";
+        check_labels(&server, hash, &[None, Some("x")]).await;
+    }
+}
+
+async fn check_labels(server: &Server, source: &str, expected: &[Option<&str>]) {
+    let found = Edge::on(server, source).survey().await;
+    let mut labels: Vec<Option<String>> = found
+        .candidates
+        .iter()
+        .map(|one| one.group.as_deref().map(|label| String::from_utf8_lossy(label).into_owned()))
+        .collect();
+    labels.sort();
+    assert_eq!(labels, expected.iter().map(|label| label.map(str::to_owned)).collect::<Vec<_>>(), "{source}");
+    assert_eq!((found.late, found.population()), (2, 2), "{source}");
+}

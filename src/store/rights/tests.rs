@@ -7,7 +7,7 @@ use crate::language::action::Action;
 use crate::language::notify::{Names, Payload, Text};
 use crate::language::pattern::Pattern;
 use crate::language::source::{Kind, LastPing};
-use crate::language::template::Scope;
+use crate::language::template::{Scope, Template};
 use crate::language::value::Value;
 use crate::policy::ping::Format;
 use crate::policy::zone::Zone;
@@ -24,7 +24,18 @@ fn source(kind: Kind, keys: &[&str], last_ping: Option<&str>, ignore: &[&str], c
     let ignore = ignore.iter().map(|text| Pattern::parse(text, "the pattern").unwrap()).collect();
     let (format, time_zone, deadline) = (Format::Auto, Zone::UTC, Duration::ZERO);
     let notify = Vec::new();
-    Source { name: "hub".into(), container, last_ping, format, time_zone, deadline, ignore, companions, notify }
+    Source {
+        name: "hub".into(),
+        container,
+        last_ping,
+        format,
+        time_zone,
+        deadline,
+        ignore,
+        group: None,
+        companions,
+        notify,
+    }
 }
 
 /// The same, telling of an eviction on a channel, in a stream, or with how much is left.
@@ -76,6 +87,12 @@ fn each_layout_gets_what_it_needs() {
     );
     check(
         &source(Kind::Zset, &["online"], None, &["Version"], &[]),
+        "+eval +evalsha +info +time ~online (+type +zrem +zscan +zscore ~online)",
+        "+info +time (+type +zscan +zscore %R~online)",
+    );
+    let group = Template::parse(b"{json:/hub}", &Scope { layout: None, captures: &[] }).ok();
+    check(
+        &Source { group, ..source(Kind::Zset, &["online"], None, &[], &[]) },
         "+eval +evalsha +info +time ~online (+type +zrem +zscan +zscore ~online)",
         "+info +time (+type +zscan +zscore %R~online)",
     );

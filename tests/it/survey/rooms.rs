@@ -180,6 +180,25 @@ for_each_server! {
         }
     }
 
+    /// What a room's key captures can be the label of its entries, whichever way the room is read.
+    async fn e6_a_room_can_be_a_group(server: Server) {
+        let mut client = server.client().await;
+        for source in BOTH {
+            run(&mut client, &["FLUSHALL"]).await;
+            fill_dead(&mut client, source, 3, 20).await;
+            let large = (0..700).map(|n| (OLD, format!("c{n}")));
+            put_all(source, &room("large"), large).exec_async(&mut client).await.unwrap();
+
+            let found = Edge::on(&server, &format!("{source}\ngroup = \"in-{{room}}\"")).survey().await;
+
+            assert_eq!((found.stale, found.candidates.len()), (760, 760), "{source}");
+            for one in &found.candidates {
+                let label = one.group.as_deref().unwrap().strip_prefix(b"in-").unwrap();
+                assert_eq!(*one.id.key, *room(label), "{source}");
+            }
+        }
+    }
+
     /// A key that two patterns of a list match is one entry.
     async fn keys_of_a_list_are_counted_once(server: Server) {
         let mut client = server.client().await;
