@@ -41,7 +41,7 @@ pub fn reapers(config: &Config, run: &Run, clock: Clock) -> (Links, Vec<Reaper>)
     let reapers = config.sources.iter().map(|source| {
         let settings = Settings {
             timing: source.timing,
-            guard: source.guard,
+            guard: source.guard.clone(),
             mode: if source.dry_run { Mode::DryRun } else { run.mode },
             lifted: run.lifted,
             orders: Arc::clone(&run.orders),

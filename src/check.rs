@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::config::{Config, SourceConfig};
 use crate::policy::duration::in_words;
 use crate::store::connect::Endpoint;
-use crate::store::rights::{self, Generation, Right};
+use crate::store::rights::{self, Generation, Right, Use};
 use crate::store::tls;
 
 #[derive(Serialize)]
@@ -61,7 +61,12 @@ const DEFAULT_USER: &str = "presence-reaper";
 
 /// The rights that a configuration needs on its server; fewer where nothing is to be evicted.
 pub fn needed(config: &Config, evicts: bool) -> Vec<Right> {
-    rights::needed(config.sources.iter().map(|one| (&*one.source, one.db, evicts && !one.dry_run)))
+    rights::needed(config.sources.iter().map(|one| Use {
+        source: &one.source,
+        db: one.db,
+        evicts: evicts && !one.dry_run,
+        witness: one.guard.writer_witness.as_deref(),
+    }))
 }
 
 /// What to do with the placeholder of an ACL line.

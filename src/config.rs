@@ -312,7 +312,7 @@ fn sources(root: &mut Table, db: u16, guard: policy::guard::Settings, notes: &mu
             break;
         }
         let table = Table::new("source", label(index, &entries), node.place, entries);
-        let (name, source) = source::read(table, db, guard, notes);
+        let (name, source) = source::read(table, db, guard.clone(), notes);
         sources.extend(source);
         let Some(At { value: name, place }) = name else { continue };
         if let Some(first) = taken.get(&name) {

@@ -18,6 +18,7 @@ use crate::policy::entry::{EntryId, Monotonic, Now, Timestamp};
 use crate::policy::group::Turn;
 use crate::policy::guard::{self, Lifted, State};
 use crate::policy::ledger::{Counted, Ledger};
+use crate::policy::load::{Brakes, Throttle};
 use crate::policy::outcome::{Notified, Outcome, Sink};
 use crate::policy::pace::{Rate, Shared};
 use crate::policy::rule::Refusal;
@@ -84,8 +85,11 @@ pub struct Reaper {
     told: Option<(State, Option<String>)>,
     /// The lease was ours when we last looked.
     led: bool,
-    /// Since when the pace alone has kept what is due.
-    throttled: Option<Monotonic>,
+    brakes: Brakes,
+    /// The pause that was told last.
+    paused: Option<Throttle>,
+    /// What alone has kept what is due, and since when.
+    throttled: Option<(Monotonic, Throttle)>,
     log_rate: Rate,
 }
 
@@ -98,6 +102,8 @@ impl Reaper {
             fits: false,
             told: None,
             led: false,
+            brakes: Brakes::new(settings.guard.load),
+            paused: None,
             throttled: None,
             store,
             clock,
@@ -188,10 +194,7 @@ impl Reaper {
     pub async fn survey_for(&mut self, ask: &Ask) -> Report {
         let began = self.clock.now();
         let mut report = self.report(Verb::Survey);
-        let surveyed = match self.sample().await {
-            Ok(()) => self.store.survey(ask).await,
-            Err(error) => Err(error),
-        };
+        let surveyed = self.read_all(ask).await;
         self.hear().await;
         match surveyed {
             Ok(surveyed) => {
@@ -203,6 +206,16 @@ impl Reaper {
             Err(error) => self.fail(error, &mut report),
         }
         self.conclude(report, began)
+    }
+
+    /// The sample and the witness first: a survey is judged by them.
+    async fn read_all(&mut self, ask: &Ask) -> Result<Surveyed, Error> {
+        self.sample().await?;
+        if let Some(key) = &self.settings.guard.writer_witness {
+            let (shows, now) = self.store.witness(key).await?;
+            self.ledger.witnessed(shows, now);
+        }
+        self.store.survey(ask).await
     }
 
     /// Before the first survey, and again until it does: whether a sample of the source fits its settings.
@@ -402,6 +415,8 @@ impl Reaper {
         let Greeted { health, kept } = self.store.greet().await?;
         let _ = self.take_in_state(health.refusals, kept, report);
         self.take_in_look(&health.identity, health.now, report);
+        self.brakes.heard(health.load);
+        self.tell_pause();
         for ids in self.ledger.sampled(self.clock.now()).chunks(CHUNK) {
             if self.now().is_none() {
                 return Ok(());
@@ -431,6 +446,10 @@ impl Reaper {
             return None;
         }
         let now = self.clock.now();
+        if self.brakes.pause().is_some() {
+            // The next pulse tells whether it may go on.
+            return None;
+        }
         let pace_frees = locked(&self.shared).frees_at(now);
         self.ledger.next_strike(now, pace_frees)
     }
@@ -497,10 +516,15 @@ impl Reaper {
         let own = self.ledger.allowance(now.mono);
         let mut shared = locked(&self.shared);
         let allowance = own.min(shared.allowance(now.mono));
-        let throttled = self.throttled.take().map(|since| now.mono.since(since)).unwrap_or_default();
-        report.throttled += throttled;
+        if let Some((since, why)) = self.throttled.take() {
+            report.throttled[why.index()] += now.mono.since(since);
+        }
+        if let Some(pause) = self.brakes.pause() {
+            self.throttled = Some((now.mono, pause.why));
+            return None;
+        }
         if allowance == 0 {
-            self.throttled = Some(now.mono);
+            self.throttled = Some((now.mono, Throttle::Pace));
             for id in self.ledger.due(now.mono, CHUNK) {
                 report.skipped.limit += u64::from(self.ledger.count_once(&id, Counted::Limit));
             }
@@ -573,7 +597,25 @@ impl Reaper {
         }
     }
 
+    /// One line when evicting begins to pause, for another reason, or no longer.
+    fn tell_pause(&mut self) {
+        let source = &*self.store.source().name;
+        match (self.paused, self.brakes.pause()) {
+            (before, Some(pause)) if before != Some(pause.why) => {
+                let reason = pause.why.as_str();
+                warn!(source, reason, ends_with = "the load going down", "evicting pauses: {}", pause.words);
+                self.paused = Some(pause.why);
+            }
+            (Some(_), None) => {
+                info!(source, "evicting goes on");
+                self.paused = None;
+            }
+            _ => {}
+        }
+    }
+
     fn take_in_outcomes(&mut self, evicted: Evicted, skipped: &[(EntryId, u32)], now: Now, report: &mut Report) -> u64 {
+        evicted.took.iter().for_each(|took| self.brakes.batch_took(*took));
         let at = evicted.at.unwrap_or(now.server);
         let mut spent = 0;
         let mut untold = 0;

@@ -83,6 +83,9 @@ E6 a group has no grace@e6_a_hub_that_comes_back@policy/group.rs@s/recovery.max\
 E6 a silent group is missed for long@e6_a_hub_that_comes_back@policy/ledger.rs@s/ \|\| self.guard.groups\(\).silent\(\) > 0//@policy/group.rs@s/recovered: Some\(now.mono\)/recovered: known.recovered/
 E6 a silent group is a mass@e6_a_hub_that_is_gone@policy/group.rs@s/if silent \* whole < live \* share/if false/
 E6 no extra@e6_a_silent_hub@policy/group.rs@s/self.timing.threshold \+ self.extra/self.timing.threshold/
+E5 a witness releases nothing@p3_a_witness_that_is_fresh@policy/guard.rs@s/return Some\(fresh_since\?.max\(silence.since\).plus\(self.timing.threshold\)\)/let _ = fresh_since/
+E5 a stale witness releases@p3_a_witness_that_is_not_fresh@policy/guard.rs@s/let fresh = shows.is_some_and\(fresh\)/let fresh = shows.is_some_and(fresh) || true/
+load no brakes@load_@reaper.rs@s/if let Some\(pause\) = self.brakes.pause\(\)/if let (Some(pause), true) = (self.brakes.pause(), false)/@reaper.rs@s/if self.brakes.pause\(\).is_some\(\)/if false/
 E7 no compare@p1_a_ping_between@store/evict.lua@s/= tonumber\(found\) == tonumber\(expected\)/= true/
 E7 no check before the deed@p5_an_entry_goes_whole@store/evict.lua@s/NEEDS\[deed.verb\] and kind ~= NEEDS\[deed.verb\]/false/
 E7 refused writes do not refuse us@g11_a_server_that_refuses@store/evict.rs@s/concat!\("#!lua.n", include_str/concat!("", include_str/

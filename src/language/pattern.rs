@@ -185,7 +185,7 @@ impl Template {
 }
 
 /// Bytes as a glob of Redis that matches nothing else.
-pub(super) fn escaped(bytes: &[u8]) -> Vec<u8> {
+pub fn escaped(bytes: &[u8]) -> Vec<u8> {
     let mut glob = Vec::with_capacity(bytes.len());
     for byte in bytes {
         if matches!(byte, b'*' | b'?' | b'[' | b'\\') {

@@ -28,9 +28,15 @@ impl Series<'_> {
         self.register(Histogram::with_opts(opts)?)
     }
 
-    /// A counter of seconds, whose only value of `label` is `value`.
-    pub(super) fn seconds(&self, name: &str, help: &str, label: &str, value: &'static str) -> Result<Counter, Error> {
-        self.register(Counter::with_opts(self.opts(name, help).const_label(label, value))?)
+    /// One counter of seconds for each of `values`.
+    pub(super) fn seconds(
+        &self,
+        name: &str,
+        help: &str,
+        label: &str,
+        values: impl IntoIterator<Item = &'static str>,
+    ) -> Result<Labelled<Counter>, Error> {
+        self.labelled(self.opts(name, help), label, values, Counter::with_opts)
     }
 
     /// One counter for each of `values`.
@@ -93,6 +99,14 @@ impl Labelled<IntCounter> {
     pub(super) fn add(&self, value: &'static str, count: u64) {
         if let Some(counter) = self.of(value) {
             counter.inc_by(count);
+        }
+    }
+}
+
+impl Labelled<Counter> {
+    pub(super) fn add_seconds(&self, value: &'static str, seconds: f64) {
+        if let Some(counter) = self.of(value) {
+            counter.inc_by(seconds);
         }
     }
 }

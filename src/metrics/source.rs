@@ -7,6 +7,7 @@ use super::series::{Labelled, Series};
 use crate::policy::continuity::Break;
 use crate::policy::entry::{Monotonic, Timestamp};
 use crate::policy::guard::{Change, State};
+use crate::policy::load::Throttle;
 use crate::policy::outcome::{Blocked, Outcomes, Sink};
 use crate::policy::ping::Unreadable;
 use crate::policy::survey::Survey;
@@ -48,7 +49,7 @@ pub(super) struct Source {
     resurrections: IntCounter,
     groups: IntGauge,
     groups_silent: IntGauge,
-    throttled: Counter,
+    throttled: Labelled<Counter>,
     state: Labelled<IntGauge>,
     guard_trips: Labelled<IntCounter>,
     breaks: Labelled<IntCounter>,
@@ -155,7 +156,7 @@ impl Source {
                 "presence_reaper_throttled_seconds_total",
                 "How long entries that were due waited for this reason alone.",
                 "reason",
-                "pace",
+                Throttle::ALL.map(Throttle::as_str),
             )?,
             state: make.gauges(
                 "presence_reaper_source_state",
@@ -235,7 +236,9 @@ impl Source {
             self.notifications.add(sink.as_str(), report.notified.attempted[sink.index()]);
             self.notification_failures.add(sink.as_str(), report.notified.failed[sink.index()]);
         }
-        self.throttled.inc_by(report.throttled.as_secs_f64());
+        for (why, kept) in Throttle::ALL.into_iter().zip(report.throttled) {
+            self.throttled.add_seconds(why.as_str(), kept.as_secs_f64());
+        }
         self.take_in_guards(report);
         let (groups, silent) = report.groups;
         self.groups.set(i64::try_from(groups).unwrap_or(i64::MAX));

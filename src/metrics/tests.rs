@@ -6,6 +6,7 @@ use super::*;
 use crate::policy::continuity::Break;
 use crate::policy::entry::Now;
 use crate::policy::guard::{Change, Hold, State};
+use crate::policy::load::Throttle;
 use crate::policy::outcome::{Blocked, Notified, Outcomes};
 use crate::policy::ping::Unreadable;
 use crate::policy::staleness::{Freshness, Timing};
@@ -68,7 +69,7 @@ fn struck(report: &mut Report) {
     report.skipped = Skipped { dry_run: 5, observing: 6, guard: 7, limit: 8 };
     report.companions_skipped = 9;
     report.notified = Notified { attempted: [28, 27], failed: [0, 3], skipped: 1 };
-    report.throttled = Duration::from_millis(1_500);
+    report.throttled[Throttle::Pace.index()] = Duration::from_millis(1_500);
 }
 
 fn broken_off(report: &mut Report) {
@@ -189,7 +190,7 @@ fn the_number_of_series_is_known() {
 /// Series that do not depend on the sources.
 const OF_PROCESS: usize = 131;
 /// Series of each source.
-const OF_SOURCE: usize = 117;
+const OF_SOURCE: usize = 122;
 
 #[test]
 fn two_sources_of_one_name_are_refused() {

@@ -4,9 +4,10 @@ use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use super::duration::in_words;
-use super::entry::{EntryId, Mark, Monotonic, Now, Timestamp};
+use super::entry::{Bytes, EntryId, Mark, Monotonic, Now, Timestamp};
 use super::group::{Groups, Turn};
 use super::interval::Intervals;
+use super::load::Limits;
 use super::memory;
 use super::order::{Orders, Release};
 use super::pulse::{Doubt, Pulse};
@@ -72,7 +73,7 @@ pub fn fit(timing: &Timing) -> Fit {
 }
 
 /// What the operator may set about the guards of a source.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// How long entries last heard before a break wait for their hubs to reconnect (E4). The default of 15 min is the
     /// longest documented stall of a client after a failover: StackExchange.Redis on Linux.
@@ -82,6 +83,11 @@ pub struct Settings {
     pub silence_release: Option<Duration>,
     /// How long entries of a group that is wholly silent wait beyond the threshold (E6).
     pub group_extra: Duration,
+    /// A key that the hubs refresh with the time as long as they can write. Fresh, it releases a silence after a
+    /// threshold; not fresh, no silence is released by time.
+    pub writer_witness: Option<Bytes>,
+    /// When evicting pauses because Redis has a hard time.
+    pub load: Limits,
     /// Evictions a second, of a source and of the process; `None` is unlimited.
     pub max_evict_rate: Option<u32>,
     /// How many sorted sets or hashes a source by pattern may have. With more it is not surveyed, for a part of a source
@@ -95,6 +101,8 @@ impl Default for Settings {
             reconnect_grace: Duration::from_secs(15 * 60),
             silence_release: Some(Duration::from_secs(60 * 60)),
             group_extra: Duration::ZERO,
+            writer_witness: None,
+            load: Limits::default(),
             max_evict_rate: Some(500),
             max_keys: 100_000,
         }
@@ -212,6 +220,8 @@ pub struct Guard {
     timing: Timing,
     silence_release: Option<Duration>,
     silence: Option<Silence>,
+    /// Whether there is a witness that the hubs can write, and since when it has been fresh.
+    witness: Option<Option<Monotonic>>,
     /// The most live entries of a survey that heard somebody, and when that was; of about the last threshold.
     recent: Option<u64>,
     recent_at: Monotonic,
@@ -268,6 +278,7 @@ impl Guard {
             timing,
             silence_release: settings.silence_release,
             silence: None,
+            witness: settings.writer_witness.as_ref().map(|_| None),
             recent: None,
             recent_at: Monotonic::default(),
             mass_until: None,
@@ -399,6 +410,7 @@ impl Guard {
             silence.since = now;
             silence.before = Duration::ZERO;
         }
+        self.witness = self.witness.map(|_| None);
         self.intervals.continuity_broke();
     }
 
@@ -435,6 +447,15 @@ impl Guard {
             self.recent = earlier.recent;
             self.recent_at = now.mono;
         }
+    }
+
+    /// Takes in the time that the witness showed at `now`; `None` if it shows none. It says something about silence and
+    /// about nothing else.
+    pub fn witnessed(&mut self, shows: Option<Timestamp>, now: Now) {
+        let from = now.server.minus(self.timing.late_after());
+        let fresh = |at: Timestamp| at > from && at <= self.timing.sign_of_life_until(now.server);
+        let fresh = shows.is_some_and(fresh);
+        self.witness = self.witness.map(|since| fresh.then(|| since.unwrap_or(now.mono)));
     }
 
     fn observe_silence(&mut self, survey: &Survey, now: Now) -> Option<Change> {
@@ -500,6 +521,9 @@ impl Guard {
 
     fn release_of(&self, silence: &Silence) -> Option<Monotonic> {
         let release = self.silence_release?;
+        if let Some(fresh_since) = self.witness {
+            return Some(fresh_since?.max(silence.since).plus(self.timing.threshold));
+        }
         let release = if silence.small { release.min(SMALL_SILENCE) } else { release };
         Some(silence.since.plus(release.max(self.timing.threshold * 2).saturating_sub(silence.before)))
     }
@@ -563,7 +587,8 @@ impl Guard {
             ends,
             ends_with: match ends {
                 Some(_) => "the next ping, else released by time".into(),
-                None => "the next ping (silence_release is \"never\")".into(),
+                None if self.silence_release.is_none() => "the next ping (silence_release is \"never\")".into(),
+                None => "the next ping, or writer_witness fresh for a threshold: hubs can't write, it says".into(),
             },
         })
     }

@@ -269,6 +269,11 @@ impl Ledger {
         self.guard.conclude(now)
     }
 
+    /// Takes in, before a survey, the time that the `writer_witness` showed at `now`; `None` if it shows none.
+    pub fn witnessed(&mut self, shows: Option<Timestamp>, now: Now) {
+        self.guard.witnessed(shows, now);
+    }
+
     /// Takes in that Redis could not be read; says whether that is news. A failed survey is more than a failed look: the
     /// source is not seen although Redis may be.
     pub fn failed(&mut self, survey: bool) -> bool {

@@ -10,6 +10,7 @@ pub mod group;
 pub mod guard;
 pub mod interval;
 pub mod ledger;
+pub mod load;
 pub mod memory;
 pub mod order;
 pub mod outcome;

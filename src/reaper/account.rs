@@ -8,6 +8,7 @@ use super::{Mode, Reaper};
 use crate::policy::continuity::Break;
 use crate::policy::entry::{Monotonic, Now};
 use crate::policy::guard::{Change, Hold, State};
+use crate::policy::load::Throttle;
 use crate::policy::outcome::{Notified, Outcomes};
 use crate::policy::staleness::Timing;
 use crate::policy::survey::Survey;
@@ -78,8 +79,8 @@ pub struct Report {
     pub companions_skipped: u64,
     /// The notifications of evicted entries.
     pub notified: Notified,
-    /// How long the pace alone kept what was due.
-    pub throttled: Duration,
+    /// How long what was due was kept by the pace or the load alone, by [`Throttle::index`].
+    pub throttled: [Duration; Throttle::ALL.len()],
 }
 
 impl Report {
@@ -103,7 +104,7 @@ impl Report {
             skipped: Skipped::default(),
             companions_skipped: 0,
             notified: Notified::default(),
-            throttled: Duration::ZERO,
+            throttled: Default::default(),
         }
     }
 }

@@ -19,6 +19,7 @@ use super::tls;
 use crate::clock::Clock;
 use crate::policy::continuity::Identity;
 use crate::policy::entry::{Monotonic, Now};
+use crate::policy::load::Load;
 use crate::policy::schedule;
 
 /// Where Redis is and who we are there.
@@ -201,6 +202,8 @@ pub struct Health {
     pub uptime: Option<Duration>,
     /// How many writes of anybody it has refused, since its start or the last reset; unknown where `INFO` is denied.
     pub refusals: Option<u64>,
+    /// What it says of its load.
+    pub load: Load,
 }
 
 impl Link {
@@ -341,7 +344,9 @@ impl Link {
         commands.cmd("TIME");
         // The default sections: before Redis 7 it takes one section or these, and all of them are a few kilobytes.
         commands.cmd("INFO");
+        let sent = self.clock.now();
         let replies = self.ask(live, Purpose::Info, doing, &commands).await?;
+        let round_trip = self.clock.now().since(sent);
         let [time, told] = self.exactly(doing, replies)?;
         let now = self.now(doing, time)?;
         self.locked_status().clock_offset_ms = Some(now.server.millis_since(Clock::wall()));
@@ -353,7 +358,9 @@ impl Link {
             told.unwrap_or_else(|| HashMap::from([("run_id".to_owned(), format!("connection {:016x}", live.number))]));
         self.is_master(live, &facts)?;
         self.tracker().looked(refusals, now.mono);
-        Ok(Greeting::read(&facts, now, counted))
+        let mut greeting = Greeting::read(&facts, now, counted);
+        greeting.health.load.round_trip = round_trip;
+        Ok(greeting)
     }
 
     /// Sends commands in one go and waits for all the replies. An error reply of a single command is left in its
@@ -422,6 +429,11 @@ impl Link {
         Ok(Now { server, mono: self.clock.now() })
     }
 
+    /// Our clock.
+    pub(super) fn mono(&self) -> Monotonic {
+        self.clock.now()
+    }
+
     /// As many replies as commands were sent.
     pub(super) fn exactly<const N: usize>(&self, doing: &str, replies: Vec<Value>) -> Result<[Value; N], Error> {
         let found = replies.len();
@@ -464,6 +476,28 @@ pub(super) fn server_of(facts: &HashMap<String, String>) -> Option<ServerInfo> {
     server.map(|(implementation, version)| ServerInfo { implementation, version })
 }
 
+/// What `INFO` says of the load. A replica's line is `slave0:ip=…,port=…,state=online,offset=…,lag=0`.
+fn load(facts: &HashMap<String, String>) -> Load {
+    let number = |name: &str| facts.get(name).and_then(|text| text.parse::<u64>().ok());
+    let connected = number("connected_slaves").unwrap_or(0).min(MAX_REPLICAS);
+    let lag = |nth: u64| {
+        let line = facts.get(&format!("slave{nth}"))?;
+        let part = |name: &str| line.split(',').find_map(|part| part.strip_prefix(name));
+        let seconds = part("lag=").filter(|_| part("state=") == Some("online"))?.parse().ok()?;
+        Some(Duration::from_secs(seconds))
+    };
+    let memory = number("used_memory").zip(number("maxmemory").filter(|limit| *limit > 0));
+    Load {
+        round_trip: Duration::ZERO,
+        replicas: (0..connected).map(lag).collect(),
+        memory,
+        lazyfree: number("lazyfree_pending_objects").unwrap_or(0),
+    }
+}
+
+/// More replicas of one master than this are not looked at.
+const MAX_REPLICAS: u64 = 100;
+
 struct Greeting {
     health: Health,
     server: Option<ServerInfo>,
@@ -480,8 +514,9 @@ impl Greeting {
         let uptime = fact("uptime_in_seconds").and_then(|text| text.parse().ok()).map(Duration::from_secs);
         let server = server_of(facts);
         let major = fact("redis_version").and_then(|version| version.split('.').next()?.parse::<u32>().ok());
+        let load = load(facts);
         Self {
-            health: Health { identity, now, uptime, refusals },
+            health: Health { identity, now, uptime, refusals, load },
             server,
             lua_header: major.is_none_or(|major| major >= 7),
         }

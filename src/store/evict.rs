@@ -126,6 +126,8 @@ pub(super) struct Deed {
 pub struct Evicted {
     /// Server time of the last script that answered.
     pub at: Option<Timestamp>,
+    /// How long each batch took that was answered.
+    pub took: Vec<Duration>,
     /// Outcomes, each entry once.
     pub outcomes: Vec<(EntryId, Outcome)>,
     /// The notifications of what was evicted.
@@ -172,8 +174,12 @@ pub(super) async fn strike(
     let mut script_permitted = None;
     // bound: a batch is answered, or halved down to single entries
     while let Some(batch) = waiting.pop_front() {
+        let sent = link.mono();
         match run(&batch).await {
-            Ok(answer) => evicted.take_in(&batch, answer),
+            Ok(answer) => {
+                evicted.took.push(link.mono().since(sent));
+                evicted.take_in(&batch, answer);
+            }
             Err(error) if error.kind == Kind::Permission => {
                 let permitted = match script_permitted {
                     Some(permitted) => permitted,

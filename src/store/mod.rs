@@ -5,6 +5,7 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use audience::Ask;
 use connect::{Health, Link, Live};
@@ -16,14 +17,15 @@ use naming::Naming;
 use orders::Spending;
 use own::Own;
 use state::{Keeper, Kept};
+use status::Purpose;
 
 use crate::clock::Clock;
 use crate::language::source::{Container, Source};
 use crate::policy::continuity::Identity;
-use crate::policy::entry::{EntryId, Mark, Now};
+use crate::policy::entry::{EntryId, Mark, Now, Timestamp};
 use crate::policy::memory::Memory;
 use crate::policy::order::Release;
-use crate::policy::ping::Unreadable;
+use crate::policy::ping::{self, Format, Raw, Unreadable};
 use crate::policy::staleness::Timing;
 use crate::policy::survey::{Judged, Survey};
 use crate::text::Redaction;
@@ -237,6 +239,27 @@ impl Store {
         let Some(keeper) = &self.keeper else { return Ok(None) };
         let live = self.link.live().await?;
         keeper.write(&self.link, &live, memory).await.map(Some)
+    }
+
+    /// The time that stands at `key`, written in any format, and when it was read; none where there is none to be read.
+    ///
+    /// # Errors
+    /// Redis does not answer.
+    pub async fn witness(&self, key: &[u8]) -> Result<(Option<Timestamp>, Now), Error> {
+        let link = &*self.link;
+        let live = link.live().await?;
+        let doing = "reading writer_witness";
+        let mut commands = redis::pipe();
+        commands.cmd("TIME");
+        commands.cmd("GET").arg(key);
+        let [time, value] = link.exactly(doing, link.ask(&live, Purpose::Read, doing, &commands).await?)?;
+        let now = link.now(doing, time)?;
+        // Whatever keeps it from being read, an error of Redis too: a witness that can't be heard says nothing good.
+        let text = reply::bytes(value).ok().flatten();
+        let raw = text.as_deref().map_or(Raw::Absent, Raw::Text);
+        let reader = ping::Reader { format: Format::Auto, deadline: Duration::ZERO, ..self.source.reader(now.server) };
+        let read = ping::newest([reader.read(raw)]);
+        Ok((read.ok().map(|(at, _)| at), now))
     }
 
     /// Re-reads entries of the source; at most a few hundred at a time.

@@ -5,6 +5,7 @@
 
 use crate::language::action::{OWN_PREFIX, Verb};
 use crate::language::notify::{Notification, Target};
+use crate::language::pattern::escaped;
 use crate::language::source::{Container, Source};
 use crate::language::template::{Layout, Ref, Template};
 use crate::text::quoted;
@@ -101,12 +102,26 @@ const fn writes(verb: Verb) -> Command {
 
 // === what is needed ===
 
-/// What is needed for sources, each with its database, and whether anything is evicted from it.
-pub fn needed<'s>(sources: impl IntoIterator<Item = (&'s Source, u16, bool)>) -> Vec<Right> {
+/// What is done with a source.
+#[derive(Clone, Copy, Debug)]
+pub struct Use<'s> {
+    /// Where its entries are, and what goes with them.
+    pub source: &'s Source,
+    /// Its database.
+    pub db: u16,
+    /// Whether anything is evicted from it.
+    pub evicts: bool,
+    /// The key that shows whether its hubs can write.
+    pub witness: Option<&'s [u8]>,
+}
+
+/// What is needed for that.
+pub fn needed<'s>(uses: impl IntoIterator<Item = Use<'s>>) -> Vec<Right> {
     let mut rights = Vec::new();
-    for (source, db, evicts) in sources {
+    for Use { source, db, evicts, witness } in uses {
         let more = of_connection(db)
             .chain(of_reading(source))
+            .chain(witness.map(|key| Right::on(GET, escaped(key))))
             .chain(evicts.then(|| of_striking(source)).into_iter().flatten());
         for right in more {
             if !rights.contains(&right) {

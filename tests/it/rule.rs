@@ -8,6 +8,7 @@ mod groups;
 mod interval;
 mod lease;
 mod living;
+mod load;
 mod local_time;
 mod memory;
 mod once;

@@ -51,9 +51,13 @@ fn telling(source: Source, channels: &[&str], streams: &[&str], payload: Option<
     Source { notify, ..source.clone() }
 }
 
+fn using(source: &Source, evicts: bool) -> Use<'_> {
+    Use { source, db: 0, evicts, witness: None }
+}
+
 /// The rules behind `-@all`.
 fn rules_of(source: &Source, evicts: bool, generation: Generation) -> String {
-    let line = acl_line("reaper", &needed([(source, 0, evicts)]), generation);
+    let line = acl_line("reaper", &needed([using(source, evicts)]), generation);
     line.split_once("-@all ").unwrap().1.to_owned()
 }
 
@@ -114,6 +118,18 @@ fn each_layout_gets_what_it_needs() {
     );
 }
 
+/// Its key is that key alone, whatever a glob would make of it.
+#[test]
+fn a_witness_may_be_read() {
+    let source = source(Kind::Hash, &["clients"], None, &[], &[]);
+    let rights = needed([Use { witness: Some(b"hubs:alive*"), ..using(&source, false) }]);
+    let line = acl_line("reaper", &rights, Generation::V7);
+    assert!(
+        line.ends_with(r#"-@all +info +time (+hmget +hscan +type %R~clients) (+get "%R~hubs:alive\\*)""#),
+        "{line}"
+    );
+}
+
 /// Containers that a pattern finds are listed, sized, and read whole where they are small.
 #[test]
 fn every_key_and_pattern_of_a_list_gets_what_it_needs() {
@@ -161,7 +177,7 @@ fn who_is_told_is_part_of_it() {
                 +type +unlink +xadd ~clients ~log ~presence-reaper:*";
     assert_eq!(rules_of(&both, true, Generation::V6), flat, "which knows no channels");
     assert_eq!(rules_of(&both, true, Generation::V6_2), format!("{flat} &off:*"));
-    let calls = needed([(&both, 0, true)]);
+    let calls = needed([using(&both, true)]);
     let call = |name: &str| calls.iter().find(|right| right.command() == name).unwrap().call(b"X");
     assert_eq!(call("PUBLISH"), [&b"PUBLISH"[..], b"off:X", b"message"]);
     assert_eq!(call("XADD"), [&b"XADD"[..], b"log", b"*", b"field", b"value"]);
@@ -170,7 +186,7 @@ fn who_is_told_is_part_of_it() {
 #[test]
 fn each_generation_gets_a_line_that_it_understands() {
     let source = source(Kind::Hash, &["clients"], None, &[], &[]);
-    let line = |generation| acl_line("a b", &needed([(&source, 3, true)]), generation);
+    let line = |generation| acl_line("a b", &needed([Use { db: 3, ..using(&source, true) }]), generation);
     let flat = "+discard +eval +evalsha +get +hdel +hgetall +hincrby +hmget +hscan +hset +info +multi +pexpire +select +set +time \
                 +type +unlink ~clients ~presence-reaper:*";
     assert_eq!(line(Generation::V6), format!("ACL SETUSER \"a b\" on <PASSWORD> resetkeys -@all {flat}"));
@@ -205,7 +221,7 @@ fn what_is_special_to_a_glob_or_to_an_acl_stands_for_itself_or_for_any_byte() {
 #[test]
 fn sources_are_summed_and_nothing_is_named_twice() {
     let (one, other) = (source(Kind::Hash, &["a"], None, &[], &[]), source(Kind::Hash, &["b"], None, &[], &[]));
-    let rights = needed([(&one, 0, true), (&other, 0, false), (&one, 0, true)]);
+    let rights = needed([using(&one, true), using(&other, false), using(&one, true)]);
     let line = acl_line("u", &rights, Generation::V7);
     assert_eq!(
         but_for_our_own(line.split_once("-@all ").unwrap().1.to_owned()),
@@ -216,7 +232,7 @@ fn sources_are_summed_and_nothing_is_named_twice() {
 #[test]
 fn a_call_names_keys_that_its_globs_match() {
     let source = source(Kind::Keys, &["key*{x}:{id}"], None, &[], &["UNLINK box:{key} {{qqq}}{id}"]);
-    let calls: Vec<String> = needed([(&source, 0, true)])
+    let calls: Vec<String> = needed([using(&source, true)])
         .iter()
         .map(|right| right.call(b"X").iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "))
         .collect();
