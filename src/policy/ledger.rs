@@ -572,6 +572,7 @@ fn since(earlier: Timestamp, now: Now) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::super::memory::{Guards, Sight};
+    use super::super::ping::Unit;
     use super::*;
 
     const TIMING: Timing = Timing { threshold: Duration::from_secs(300), heartbeat_interval: Duration::from_secs(30) };
@@ -601,5 +602,52 @@ mod tests {
         assert_eq!(ledger.watch.misdated_until(now.mono), after(4));
         let breaks = ledger.surveyed(&Identity::default(), now, now, &mut Survey::new(TIMING)).breaks;
         assert_eq!(breaks, [Break::ClockJump(-3_600_000)]);
+    }
+
+    fn at(seconds: u64) -> Now {
+        let since = Duration::from_secs(seconds);
+        Now { server: Timestamp::from_millis(1_800_000_000_000).plus(since), mono: Monotonic::from_start(since) }
+    }
+
+    /// What is known after one survey at 1,000 s of entries of these groups and ages.
+    fn surveyed(entries: &[(&str, u64)]) -> Ledger {
+        let mut ledger = Ledger::new(TIMING, &guard::Settings::default(), Lifted::default());
+        let mut survey = Survey::new(TIMING);
+        for (n, (group, age)) in entries.iter().enumerate() {
+            let last_ping = at(1_000).server.minus(Duration::from_secs(*age));
+            let id = || EntryId::key(n.to_string().into_bytes());
+            survey.observe_in(Some(group.as_bytes()), Ok((last_ping, Unit::UnixMs)), Mark::of([]), at(1_000), id);
+        }
+        ledger.surveyed(&Identity::default(), at(1_000), at(1_000), &mut survey);
+        ledger
+    }
+
+    #[test]
+    fn e6_the_next_survey_comes_soon_while_the_source_or_a_group_is_silent() {
+        let next = |entries: &[(&str, u64)]| surveyed(entries).next_survey(0.0);
+        assert_eq!(next(&[("a", 10), ("b", 10)]), Some(at(1_150).mono));
+        assert_eq!(next(&[("a", 10), ("b", 100)]), Some(at(1_030).mono), "its first ping must not be missed");
+        assert_eq!(next(&[("a", 100), ("b", 100)]), Some(at(1_030).mono));
+    }
+
+    #[test]
+    fn the_pulse_is_due_a_heartbeat_after_a_survey_and_a_doubt_asks_for_another() {
+        let mut ledger = surveyed(&[("a", 10), ("a", 20)]);
+        assert_eq!(ledger.next_pulse(), Some(at(1_030).mono));
+        assert!(!ledger.wants_survey(at(1_030).mono));
+        let sampled = ledger.sampled(at(1_080).mono);
+        assert_eq!(sampled.len(), 2);
+        ledger.pulsed(at(1_080).mono);
+        assert_eq!((ledger.doubt(), ledger.wants_survey(at(1_080).mono)), (Some(Doubt::Silent), true));
+        assert_eq!(ledger.next_pulse(), Some(at(1_110).mono));
+    }
+
+    #[test]
+    fn e6_a_watched_entry_found_pinging_ends_the_silence_of_its_group() {
+        let mut ledger = surveyed(&[("a", 290), ("b", 0)]);
+        assert_eq!(ledger.groups(), (2, 1));
+        let pinged = Ok((at(1_009).server, Unit::UnixMs));
+        let refused = ledger.decide(&EntryId::key(*b"0"), pinged, Mark::of([Some(&b"new"[..])]), at(1_010));
+        assert_eq!((refused, ledger.groups()), (Err(Refusal::Live), (2, 0)));
     }
 }

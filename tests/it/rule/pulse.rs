@@ -18,6 +18,8 @@ async fn p3_a_ghost_stays_when_the_others_fell_silent_since_the_survey() {
         let ids = hub.live(9).await;
         let pinging = hub.ping_every(STEADY.heartbeat, &ids);
         let daemon = settled(&server.url(), &hub, STEADY).await;
+        // Each at another phase of its surveys: one that comes in the right moment would see the silence by itself.
+        sleep(STEADY.heartbeat * layout as u32).await;
 
         pinging.silence(&ids[..1]);
         // The ghost is due when the others have been silent for four heartbeats.
