@@ -553,6 +553,11 @@ impl Reaper {
 
     async fn strike_found(&mut self, due: Vec<EntryId>, looked: Looked, report: &mut Report) -> u64 {
         let Looked { identity, now, found } = looked;
+        for (id, found) in due.iter().zip(&found) {
+            if let Found::Entry { judged, mark, .. } = found {
+                self.ledger.found(id, *judged, *mark, now);
+            }
+        }
         let mut prepared = Vec::with_capacity(due.len());
         for (id, found) in due.into_iter().zip(found) {
             prepared.extend(self.judge(&id, found, now, report));

@@ -73,7 +73,8 @@ E5 a release lifts nothing@g6_a_silent_source@policy/guard.rs@s/ \&\& !self.lift
 E5 no interval@interval_set_ten_times@policy/guard.rs@s/\.or_else\(.. self.interval\(\)\)//
 E5 an interval is not seen by two looks@interval_is_seen@policy/interval.rs@s/const TRIPS_MIN: usize = 2/const TRIPS_MIN: usize = 200/
 E5 an interval never ends@interval_ends@policy/interval.rs@s/const ENDS: .usize, usize. = \(10, 100\)/const ENDS: (usize, usize) = (0, 100)/@policy/interval.rs@s/ \&\& long > 0 \&\& share/ \&\& share/@policy/interval.rs@s/\.clamp\(1, long\)/.max(1)/
-E5 no pulse@p3_a_ghost_stays@policy/pulse.rs@s/self.doubt = self.doubt.or\(doubt\)/let _ = doubt/
+E5 no pulse@p3_a_ghost_stays@policy/pulse.rs@s/self.doubt_that\(doubt\);/let _ = doubt;/
+E5 a ping after a silence is not heard in between@g6_a_ping_that_is_seen@policy/guard.rs@s/self.pulse.doubt_that\(Doubt::SpokeAgain\)/let _ = Doubt::SpokeAgain/
 E5 a survey every heartbeat@surveys_are_rare@policy/staleness.rs@s/room.min\(most\).max\(least\)/let _ = (room, most, least); self.heartbeat_interval/
 E5 no regret@g12_evicted_clients@policy/rule.rs@s/braked.or_else\(.. facts.guard.suspended\(now\)\)/braked/
 E5 a new session is regretted@g12_clients_that_return_later@policy/regret.rs@s/heartbeat_interval \* 2/heartbeat_interval * 7/

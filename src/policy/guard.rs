@@ -338,13 +338,24 @@ impl Guard {
     pub fn looked(&mut self, id: &EntryId, found: Option<(Judged, Mark)>, now: Now) {
         self.pulse.looked(id, found.as_ref().map(|(_, mark)| *mark), now.mono);
         let last_ping = found.and_then(|(judged, _)| judged.ok()).map(|(last_ping, _)| last_ping);
+        self.heard(last_ping, now);
         self.back += u64::from(self.regret.looked(id, last_ping, now.mono));
         self.intervals.looked(id, found, now);
     }
 
     /// Takes in that a watched entry pinged again; its old ping was last seen at `looked`.
     pub fn pinged_again(&mut self, before: Sampled, after: (Timestamp, Mark), looked: Monotonic, now: Now) {
+        self.heard(Some(after.0), now);
         self.intervals.pinged_again(before, after, looked, now);
+    }
+
+    /// A silence that was released stays so until a ping; one that shows between two surveys frees nobody either.
+    fn heard(&mut self, last_ping: Option<Timestamp>, now: Now) {
+        let until = self.timing.sign_of_life_until(now.server);
+        let newest = self.silence.map(|silence| silence.newest);
+        if last_ping.zip(newest).is_some_and(|(last_ping, newest)| last_ping > newest && last_ping <= until) {
+            self.pulse.doubt_that(Doubt::SpokeAgain);
+        }
     }
 
     /// Concludes what the looks up to `now` say.

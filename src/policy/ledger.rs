@@ -320,6 +320,22 @@ impl Ledger {
         self.guard.spend_release(count);
     }
 
+    /// Takes in what a re-read found of a watched entry. One that pinged again tells how far apart its pings are, and ends
+    /// the silence of its group; after a silence of the source it keeps all the others until a survey.
+    pub fn found(&mut self, id: &EntryId, judged: Judged, mark: Mark, now: Now) {
+        let (Some(watched), Ok((last_ping, _)), Some(last)) = (self.watch.get(id), judged, &self.last) else { return };
+        if watched.mark != mark {
+            let watched = watched.clone();
+            let looked = watched.since.max(last.began.mono);
+            if let Some(label) = &watched.group {
+                self.guard.group_pinged(label, now);
+            }
+            let before =
+                Sampled { id: id.clone(), mark: watched.mark, last_ping: watched.last_ping, seen: watched.since };
+            self.guard.pinged_again(before, (last_ping, mark), looked, now);
+        }
+    }
+
     /// Takes in what became of an entry that was struck.
     pub fn struck(&mut self, id: &EntryId, outcome: Outcome, now: Monotonic) {
         let heartbeat = self.timing.heartbeat_interval;
@@ -353,11 +369,11 @@ impl Ledger {
     }
 
     /// Whether an entry, re-read at `now`, may be struck; if not, it is looked at again when that may have changed.
+    /// [`Self::found`] comes first, for all that was re-read with it.
     ///
     /// # Errors
     /// The first condition that it fails.
     pub fn decide(&mut self, id: &EntryId, judged: Judged, mark: Mark, now: Now) -> Result<(), Refusal> {
-        self.measure(id, judged, mark, now);
         let decided = rule::decide(&self.facts(), judged, mark, self.watch.get(id), now);
         self.defer(id, decided, now)
     }
@@ -374,21 +390,6 @@ impl Ledger {
             self.watch.postpone(id, now.mono.plus(self.timing.heartbeat_interval));
         }
         self.defer(id, decided, now)
-    }
-
-    /// A watched entry that pinged again tells how far apart its pings are.
-    fn measure(&mut self, id: &EntryId, judged: Judged, mark: Mark, now: Now) {
-        let (Some(watched), Ok((last_ping, _)), Some(last)) = (self.watch.get(id), judged, &self.last) else { return };
-        if watched.mark != mark {
-            let watched = watched.clone();
-            let looked = watched.since.max(last.began.mono);
-            let (id, seen) = (id.clone(), watched.since);
-            if let Some(label) = &watched.group {
-                self.guard.group_pinged(label, now);
-            }
-            let before = Sampled { id, mark: watched.mark, last_ping: watched.last_ping, seen };
-            self.guard.pinged_again(before, (last_ping, mark), looked, now);
-        }
     }
 
     fn defer(&mut self, id: &EntryId, decided: Result<(), Refusal>, now: Now) -> Result<(), Refusal> {
@@ -642,12 +643,33 @@ mod tests {
         assert_eq!(ledger.next_pulse(), Some(at(1_110).mono));
     }
 
+    /// A ping after a silence keeps everybody, whether it was told by a sampled entry or by one that is due.
+    #[test]
+    fn g6_a_ping_that_is_seen_between_two_surveys_keeps_the_others() {
+        let pinged = |at| (Ok((at, Unit::UnixMs)), Mark::of([Some(&b"new"[..])]));
+        for by_sample in [true, false] {
+            for (last_ping, doubt) in
+                [(at(1_005).server, Some(Doubt::SpokeAgain)), (at(899).server, None), (at(3_000).server, None)]
+            {
+                let mut ledger = surveyed(&[("a", 100), ("a", 290)]);
+                let (id, (judged, mark)) = (EntryId::key(*b"1"), pinged(last_ping));
+                match by_sample {
+                    true => ledger.sampled_looked([(id, Some((judged, mark)))], at(1_010)),
+                    false => ledger.found(&id, judged, mark, at(1_010)),
+                }
+                assert_eq!(ledger.doubt(), doubt, "{last_ping:?}");
+            }
+        }
+    }
+
     #[test]
     fn e6_a_watched_entry_found_pinging_ends_the_silence_of_its_group() {
         let mut ledger = surveyed(&[("a", 290), ("b", 0)]);
         assert_eq!(ledger.groups(), (2, 1));
-        let pinged = Ok((at(1_009).server, Unit::UnixMs));
-        let refused = ledger.decide(&EntryId::key(*b"0"), pinged, Mark::of([Some(&b"new"[..])]), at(1_010));
+        let (id, pinged) = (EntryId::key(*b"0"), Ok((at(1_009).server, Unit::UnixMs)));
+        let mark = Mark::of([Some(&b"new"[..])]);
+        ledger.found(&id, pinged, mark, at(1_010));
+        let refused = ledger.decide(&id, pinged, mark, at(1_010));
         assert_eq!((refused, ledger.groups()), (Err(Refusal::Live), (2, 0)));
     }
 }

@@ -25,6 +25,8 @@ pub enum Doubt {
     Silent,
     /// Many of the sample are missing.
     Missing,
+    /// After a silence somebody pings again.
+    SpokeAgain,
 }
 
 impl Doubt {
@@ -34,6 +36,7 @@ impl Doubt {
             Self::TooFew => "too few of the sampled entries are left to tell whether heartbeats flow",
             Self::Silent => "none of the sampled entries pings",
             Self::Missing => "a third of the sampled entries or more have stopped pinging",
+            Self::SpokeAgain => "somebody pings again",
         }
     }
 }
@@ -89,6 +92,11 @@ impl Pulse {
         }
     }
 
+    /// Takes in a reason to doubt that shows elsewhere. Once in doubt, only a survey clears it.
+    pub fn doubt_that(&mut self, doubt: Doubt) {
+        self.doubt.get_or_insert(doubt);
+    }
+
     /// Draws the conclusion from the looks up to `now`.
     pub fn conclude(&mut self, now: Monotonic) {
         let left = self.members.len();
@@ -106,8 +114,9 @@ impl Pulse {
         } else {
             None
         };
-        // Once in doubt, only a survey clears it.
-        self.doubt = self.doubt.or(doubt);
+        if let Some(doubt) = doubt {
+            self.doubt_that(doubt);
+        }
     }
 
     /// Why nothing may go before the next survey, if so.

@@ -233,6 +233,11 @@ impl Reaper {
         };
         self.ledger.reread(&identity, now);
         self.ledger.now(world.mono())?;
+        for (id, stored) in &found {
+            if let Some(stored) = stored {
+                self.ledger.found(id, judged(*stored), mark(*stored), now);
+            }
+        }
         let mut struck = Vec::with_capacity(found.len());
         for (id, stored) in found {
             match stored {
