@@ -82,6 +82,7 @@ E5 no first slice@g7_after_a_mass@policy/guard.rs@s/slice.map_or\(u64::MAX, .sli
 E5 who comes back stops nothing@g7_after_a_mass@policy/guard.rs@s/if self.slice.is_some_and\(.slice. slice.until.is_some\(\)\)/if false/
 E6 a group has no grace@e6_a_hub_that_comes_back@policy/group.rs@s/recovery.max\(silence\)/silence/
 E6 a silent group is a mass@e6_a_hub_that_is_gone@policy/group.rs@s/if silent \* whole < live \* share/if false/
+E6 a group is not felt by the pulse@e6_the_pulse_feels@policy/pulse.rs@s/self.doubt_of\(all\).or\(of_group\)/self.doubt_of(all)/
 E6 no extra@e6_a_silent_hub@policy/group.rs@s/self.timing.threshold \+ self.extra/self.timing.threshold/
 E5 a witness releases nothing@p3_a_witness_that_is_fresh@policy/guard.rs@s/return Some\(fresh_since\?.max\(silence.since\).plus\(self.timing.threshold\)\)/let _ = fresh_since/
 E5 a stale witness releases@p3_a_witness_that_is_not_fresh@policy/guard.rs@s/let fresh = shows.is_some_and\(fresh\)/let fresh = shows.is_some_and(fresh) || true/

@@ -303,7 +303,7 @@ impl Guard {
         if self.observe_mass(survey, now.mono) {
             changes.push(Change::Mass);
         }
-        self.pulse.draw(survey.fresh_sample.entries(), now);
+        self.pulse.draw(survey.fresh_sample.entries(), &survey.group_samples, now);
         self.intervals.fill(survey.sample.entries());
         changes.extend(self.conclude_interval(now.mono));
         changes

@@ -643,6 +643,21 @@ mod tests {
         assert_eq!(ledger.next_pulse(), Some(at(1_110).mono));
     }
 
+    #[test]
+    fn e6_the_pulse_feels_a_group_that_falls_silent_among_many_that_ping() {
+        let mut entries = vec![("small", 10); 4];
+        entries.resize(300, ("large", 10));
+        let mut ledger = surveyed(&entries);
+        let sampled = ledger.sampled(at(1_090).mono);
+        let small: Vec<EntryId> = (0..4).map(|n: i32| EntryId::key(n.to_string().into_bytes())).collect();
+        assert!(small.iter().all(|id| sampled.contains(id)), "all four of the small one");
+        let pinged = (Ok((at(1_090).server, Unit::UnixMs)), Mark::of([Some(&b"new"[..])]));
+        let large = sampled.into_iter().filter(|id| !small.contains(id));
+        ledger.sampled_looked(large.map(|id| (id, Some(pinged))), at(1_090));
+        ledger.pulsed(at(1_090).mono);
+        assert_eq!(ledger.doubt(), Some(Doubt::GroupSilent));
+    }
+
     /// A ping after a silence keeps everybody, whether it was told by a sampled entry or by one that is due.
     #[test]
     fn g6_a_ping_that_is_seen_between_two_surveys_keeps_the_others() {

@@ -1,6 +1,6 @@
 //! What one look at everything in a source saw: counts, ages, newest, and who may be due before the next look.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::entry::{Bytes, EntryId, Mark, Monotonic, Now, Timestamp};
@@ -121,12 +121,29 @@ pub struct Survey {
     /// How many live ones.
     pub handed_on_live: u64,
     as_read: Vec<Named>,
+    seed: u64,
     /// The groups, where the source names them.
     pub groups: Tallies,
     /// A few of the fresh ones, for the pulse.
     pub fresh_sample: Sample,
+    /// A few of the fresh ones of each group.
+    pub group_samples: BTreeMap<Bytes, Sample>,
     /// A few of all that pinged within a day, to measure how often they do.
     pub sample: Sample,
+}
+
+/// Where an entry is to be kept, in each of the samples.
+#[derive(Clone, Copy, Debug)]
+struct Places {
+    fresh: Option<Place>,
+    measured: Option<Place>,
+    of_group: Option<Place>,
+}
+
+impl Places {
+    fn any(&self) -> bool {
+        self.fresh.or(self.measured).or(self.of_group).is_some()
+    }
 }
 
 impl Survey {
@@ -156,7 +173,9 @@ impl Survey {
             handed_on_stale: 0,
             handed_on_live: 0,
             as_read: Vec::new(),
+            seed: 0,
             groups: Tallies::default(),
+            group_samples: BTreeMap::new(),
             fresh_sample: Sample::new(if wanted.candidates { pulse::SIZE } else { 0 }),
             sample: Sample::new(if wanted.candidates { interval::TRACKED } else { 0 }),
         }
@@ -165,7 +184,7 @@ impl Survey {
     /// The same, with another choice of the entries that stand for all.
     #[must_use]
     pub fn seeded(self, seed: u64) -> Self {
-        Self { fresh_sample: self.fresh_sample.seeded(seed), sample: self.sample.seeded(!seed), ..self }
+        Self { fresh_sample: self.fresh_sample.seeded(seed), sample: self.sample.seeded(!seed), seed, ..self }
     }
 
     /// Counts one entry, read at `now`; `id` is asked for only if the entry is kept.
@@ -202,10 +221,10 @@ impl Survey {
         let group = label.and_then(|label| self.groups.count(label, freshness, sign_of_life));
         self.ages.add(now.server.millis_since(last_ping), 1);
         let may_be_due = last_ping <= now.server.minus(self.timing.watch_from());
-        let sampled = self.offer(last_ping, freshness, now.server);
-        if may_be_due || self.wanted.live || sampled.iter().any(Option::is_some) {
+        let places = self.offer(last_ping, freshness, group.as_ref(), now.server);
+        if may_be_due || self.wanted.live || places.any() {
             let id = id();
-            self.keep_samples(sampled, || Sampled { id: id.clone(), mark, last_ping, seen: now.mono });
+            self.keep(places, group.as_ref(), || Sampled { id: id.clone(), mark, last_ping, seen: now.mono });
             self.name(freshness, last_ping, now, &id);
             if may_be_due {
                 self.watch(Candidate { id, mark, last_ping, seen: now.mono, group });
@@ -240,19 +259,28 @@ impl Survey {
         }
     }
 
-    /// Offers an entry to both samples.
-    fn offer(&mut self, last_ping: Timestamp, freshness: Freshness, now: Timestamp) -> [Option<Place>; 2] {
-        let fresh = (freshness == Freshness::Fresh).then(|| self.fresh_sample.offer()).flatten();
+    /// Offers an entry to each sample that it belongs to.
+    fn offer(&mut self, last_ping: Timestamp, freshness: Freshness, group: Option<&Bytes>, now: Timestamp) -> Places {
+        let fresh = freshness == Freshness::Fresh;
         let measured = freshness != Freshness::Future && Intervals::may_measure(&self.timing, last_ping, now);
-        [fresh, measured.then(|| self.sample.offer()).flatten()]
+        let of_group = group.filter(|_| fresh && self.wanted.candidates).and_then(|label| {
+            let seed = self.seed.wrapping_add(self.group_samples.len() as u64);
+            let sample = self.group_samples.entry(label.clone());
+            sample.or_insert_with(|| Sample::new(pulse::OF_GROUP).seeded(seed)).offer()
+        });
+        Places {
+            fresh: fresh.then(|| self.fresh_sample.offer()).flatten(),
+            measured: measured.then(|| self.sample.offer()).flatten(),
+            of_group,
+        }
     }
 
-    fn keep_samples(&mut self, [fresh, measured]: [Option<Place>; 2], entry: impl Fn() -> Sampled) {
-        if let Some(place) = fresh {
-            self.fresh_sample.keep(place, entry());
-        }
-        if let Some(place) = measured {
-            self.sample.keep(place, entry());
+    fn keep(&mut self, places: Places, group: Option<&Bytes>, entry: impl Fn() -> Sampled) {
+        let of_group = group.and_then(|label| self.group_samples.get_mut(label)).zip(places.of_group);
+        let fresh = places.fresh.map(|place| (&mut self.fresh_sample, place));
+        let measured = places.measured.map(|place| (&mut self.sample, place));
+        for (sample, place) in [fresh, measured, of_group].into_iter().flatten() {
+            sample.keep(place, entry());
         }
     }
 
