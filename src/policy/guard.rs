@@ -384,6 +384,7 @@ impl Guard {
     /// Takes in that an entry was evicted that had last pinged at `last_ping`.
     pub fn evicted(&mut self, id: &EntryId, last_ping: Timestamp, now: Monotonic) {
         self.regret.evicted(id, last_ping, now);
+        self.intervals.forget(id);
         if let Some(slice) = self.slice.as_mut().filter(|_| !self.lifted.mass) {
             slice.went += 1;
             slice.until.get_or_insert(now.plus(self.timing.confirm_for()));

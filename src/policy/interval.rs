@@ -102,6 +102,11 @@ impl Intervals {
         }
     }
 
+    /// Takes in that an entry was evicted: one of that id that comes is another client, or a mistake, and no slow ping.
+    pub fn forget(&mut self, id: &EntryId) {
+        self.tracked.remove(id);
+    }
+
     /// Takes in that a watched entry pinged again; `looked` is when its old ping was last seen. It is measured from now
     /// on, if there is room.
     pub fn pinged_again(&mut self, before: Sampled, after: (Timestamp, Mark), looked: Monotonic, now: Now) {

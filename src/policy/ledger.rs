@@ -644,6 +644,20 @@ mod tests {
     }
 
     #[test]
+    fn interval_who_was_evicted_and_comes_back_does_not_ping_slowly() {
+        for evicted in [true, false] {
+            let mut ledger = surveyed(&[("a", 1_000), ("a", 1_000), ("a", 0)]);
+            let ids = ["0", "1"].map(|id| EntryId::key(id.as_bytes()));
+            for id in ids.iter().filter(|_| evicted) {
+                ledger.struck(id, Outcome::Evicted, at(1_010).mono);
+            }
+            let back = (Ok((at(1_020).server, Unit::UnixMs)), Mark::of([Some(&b"new"[..])]));
+            ledger.sampled_looked(ids.map(|id| (id, Some(back))), at(1_020));
+            assert_eq!(ledger.pulsed(at(1_020).mono).contains(&Change::WrongInterval), !evicted);
+        }
+    }
+
+    #[test]
     fn e6_the_pulse_feels_a_group_that_falls_silent_among_many_that_ping() {
         let mut entries = vec![("small", 10); 4];
         entries.resize(300, ("large", 10));
