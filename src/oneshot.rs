@@ -148,12 +148,8 @@ impl SingleRun {
 
     fn take_in(&mut self, report: &Report) {
         let finding = &mut self.finding;
-        finding.outcomes.merge(&report.outcomes);
-        finding.companions_skipped += report.companions_skipped;
-        finding.notified.merge(&report.notified);
+        finding.add(report);
         finding.kept_by_grace += report.skipped.observing;
-        finding.state = report.state;
-        finding.hold = report.hold.clone();
         if report.failure.is_some() {
             finding.failure = report.failure.clone();
         }

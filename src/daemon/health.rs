@@ -135,11 +135,7 @@ impl Health {
 impl Seen {
     fn take_in(&mut self, report: &Report, now: Monotonic) {
         let finding = &mut self.finding;
-        finding.outcomes.merge(&report.outcomes);
-        finding.companions_skipped += report.companions_skipped;
-        finding.notified.merge(&report.notified);
-        finding.state = report.state;
-        finding.hold = report.hold.clone();
+        finding.add(report);
         if report.verb == Verb::Survey {
             self.turns.swept = Some(now);
         } else if report.failure.is_none() {

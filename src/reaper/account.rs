@@ -107,6 +107,12 @@ impl Report {
             throttled: Default::default(),
         }
     }
+
+    /// Evicted entries that were found back with a newer ping.
+    pub fn resurrected(&self) -> u64 {
+        let back = self.changes.iter().map(|change| if let Change::Resurrected(back) = change { *back } else { 0 });
+        back.sum()
+    }
 }
 
 /// What a single run found of a source, and did; or what a daemon last found of it, and did since its start.
@@ -132,6 +138,9 @@ pub struct Finding {
     pub hold: Option<Hold>,
     /// What became of the entries that were struck.
     pub outcomes: Outcomes,
+    /// Evicted entries that were found back with a newer ping two heartbeats later; a run that ends before that knows of
+    /// none.
+    pub resurrected: u64,
     /// Stale entries that a grace of their own kept although the source did not hold.
     pub kept_by_grace: u64,
     /// Companions of evicted entries that named no key.
@@ -161,6 +170,7 @@ impl Finding {
             state: State::Normal,
             hold: None,
             outcomes: Outcomes::default(),
+            resurrected: 0,
             kept_by_grace: 0,
             companions_skipped: 0,
             notified: Notified::default(),
@@ -183,6 +193,16 @@ impl Finding {
             live: survey.map(|survey| survey.live()),
             stale: survey.map(|survey| survey.stale),
         }
+    }
+
+    /// Adds what was done, and takes over how the source stands.
+    pub fn add(&mut self, report: &Report) {
+        self.outcomes.merge(&report.outcomes);
+        self.resurrected += report.resurrected();
+        self.companions_skipped += report.companions_skipped;
+        self.notified.merge(&report.notified);
+        self.state = report.state;
+        self.hold = report.hold.clone();
     }
 
     /// Whether the source was seen and dealt with to the end.

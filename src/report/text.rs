@@ -169,6 +169,7 @@ fn done(finding: &Finding) -> String {
         (outcomes.fenced, "kept by the lease or the release"),
         (outcomes.unknown, "unknown, the reply being lost"),
         (finding.kept_by_grace, "kept by a grace"),
+        (finding.resurrected, "back with a newer ping"),
     ];
     let rest = rest.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!(", {count} {what}"));
     let blocked = counted(&outcomes.blocked, &Blocked::ALL.map(Blocked::as_str));

@@ -246,7 +246,17 @@ pub(crate) fn assert_document(document: &Value) {
 
 #[track_caller]
 fn assert_source(source: &Value) {
-    let counts = ["would_evict", "evicted", "spared", "gone", "too_late", "unknown", "companions_skipped", "listed"];
+    let counts = [
+        "would_evict",
+        "evicted",
+        "spared",
+        "gone",
+        "too_late",
+        "unknown",
+        "companions_skipped",
+        "listed",
+        "resurrected",
+    ];
     let notifications = ["notifications_sent", "notifications_failed", "notifications_skipped"];
     let counts = [&counts[..], &notifications].concat();
     let maps = ["unreadable_by", "times", "blocked_by"];

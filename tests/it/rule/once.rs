@@ -254,3 +254,34 @@ async fn what_one_survey_cannot_keep_goes_in_another_round() {
     assert_eq!(only_source(&document)["evicted"], 200_300);
     assert!(!redis::cmd("EXISTS").arg("crowd").query_async::<bool>(&mut client).await.unwrap());
 }
+
+/// A run that takes longer than two heartbeats sees that those it evicted are back, and stops.
+#[tokio::test]
+async fn g12_a_long_run_stops_when_the_evicted_come_back() {
+    let server = Server::start(Kind::Redis).await;
+    let hub = Hub::new(&server, Layout::Zset);
+    let ids = hub.live(60).await;
+    let _pinging = hub.ping_every(STEADY.heartbeat, &ids);
+    let stale = hub.stale(60, HOUR).await;
+    is_old_enough(&server, STEADY).await;
+    let come_back = async {
+        loop {
+            sleep(Duration::from_millis(50)).await;
+            let left = hub.remaining().await;
+            let gone: Vec<String> = stale.iter().filter(|id| !left.contains(*id)).cloned().collect();
+            hub.ping(&gone).await.unwrap();
+        }
+    };
+
+    let slowly = reaper_with(&ONCE, &server.url(), &hub, STEADY).env("PRESENCE_REAPER_GUARD__MAX_EVICT_RATE", "5");
+    let run = tokio::select! {
+        run = slowly.run() => run,
+        () = come_back => unreachable!(),
+    };
+
+    let document = run.assert_code(11).json();
+    let source = only_source(&document);
+    let count = |name: &str| source[name].as_u64().unwrap();
+    assert!(source["state"] == "suspended" && count("evicted") < 60, "{source:#}");
+    assert!((5..=count("evicted")).contains(&count("resurrected")), "{source:#}");
+}

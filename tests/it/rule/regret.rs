@@ -26,6 +26,8 @@ async fn g12_evicted_clients_that_return_suspend_the_source() {
     assert_eq!((trips(&daemon, "suspended").await, breaks(&daemon, "silence_ended").await), (1, 0));
     let resurrections = metric(&daemon, "resurrections_total", None).await.unwrap();
     assert!((20.0..=25.0).contains(&resurrections), "{resurrections}");
+    let status: serde_json::Value = serde_json::from_str(&daemon.get("/status").await.unwrap().body).unwrap();
+    assert_eq!(status["sources"][0]["resurrected"].as_f64(), Some(resurrections), "{status:#}");
     let ends = metric(&daemon, "hold_ends_timestamp_seconds", None).await.unwrap();
     let now = metric(&daemon, "last_sweep_timestamp_seconds", None).await.unwrap();
     assert!((1_700.0..1_900.0).contains(&(ends - now)), "{}", ends - now);
