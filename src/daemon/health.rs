@@ -8,6 +8,7 @@ use crate::clock::Clock;
 use crate::policy::duration::in_words;
 use crate::policy::entry::Monotonic;
 use crate::policy::guard::State;
+use crate::policy::staleness::Timing;
 use crate::reaper::{Finding, Reaper, Report, Turns, Verb};
 use crate::store::connect::Links;
 use crate::store::standing::{self, Standing};
@@ -83,7 +84,7 @@ impl Health {
         let answered = links.status().answered.unwrap_or_default();
         self.every(|name, seen| {
             let quiet = now.since(seen.turned.max(answered));
-            if quiet <= seen.finding.timing.survey_interval() * 2 + SLACK {
+            if quiet <= seen.finding.timing.look_interval() * 2 + SLACK {
                 return Ok(());
             }
             Err(format!("the loop of source {name} has not turned for {}", in_words(quiet)))
@@ -101,7 +102,7 @@ impl Health {
         let now = self.clock.now();
         self.every(|name, seen| match seen.turns.surveyed.map(|at| now.since(at)) {
             None => Err(format!("source {name} has had no complete survey yet")),
-            Some(ago) if ago > seen.finding.timing.survey_interval() * 3 + SLACK / 2 => {
+            Some(ago) if ago > overdue(&seen.finding.timing) => {
                 Err(format!("the last complete survey of source {name} was {} ago", in_words(ago)))
             }
             Some(_) => Ok(()),
@@ -130,6 +131,11 @@ impl Health {
         let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
         sources.iter().try_for_each(|seen| check(&seen.finding.source, seen))
     }
+}
+
+/// When a complete survey is overdue: two looks later than it should have come.
+fn overdue(timing: &Timing) -> Duration {
+    timing.survey_interval() + timing.look_interval() * 2 + SLACK / 2
 }
 
 impl Seen {
