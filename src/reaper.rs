@@ -306,7 +306,8 @@ impl Reaper {
         let source = &*self.store.source().name;
         let (live, stale, future, unreadable) = (survey.live(), survey.stale, survey.future, survey.unreadable_total());
         let (watched, took) = (self.watched(), in_words(took));
-        info!(source, live, stale, future, unreadable, watched, took, "surveyed");
+        let paused = self.brakes.pause().map(|pause| pause.why.as_str());
+        info!(source, live, stale, future, unreadable, watched, paused, took, "surveyed");
         if survey.unwatched > 0 {
             warn!(
                 source,
@@ -416,7 +417,6 @@ impl Reaper {
         let _ = self.take_in_state(health.refusals, kept, report);
         self.take_in_look(&health.identity, health.now, report);
         self.brakes.heard(health.load);
-        self.tell_pause();
         for ids in self.ledger.sampled(self.clock.now()).chunks(CHUNK) {
             if self.now().is_none() {
                 return Ok(());
@@ -602,23 +602,6 @@ impl Reaper {
         }
     }
 
-    /// One line when evicting begins to pause, for another reason, or no longer.
-    fn tell_pause(&mut self) {
-        let source = &*self.store.source().name;
-        match (self.paused, self.brakes.pause()) {
-            (before, Some(pause)) if before != Some(pause.why) => {
-                let reason = pause.why.as_str();
-                warn!(source, reason, ends_with = "the load going down", "evicting pauses: {}", pause.words);
-                self.paused = Some(pause.why);
-            }
-            (Some(_), None) => {
-                info!(source, "evicting goes on");
-                self.paused = None;
-            }
-            _ => {}
-        }
-    }
-
     fn take_in_outcomes(&mut self, evicted: Evicted, skipped: &[(EntryId, u32)], now: Now, report: &mut Report) -> u64 {
         evicted.took.iter().for_each(|took| self.brakes.batch_took(*took));
         let at = evicted.at.unwrap_or(now.server);
@@ -714,9 +697,11 @@ impl Reaper {
     fn conclude(&mut self, mut report: Report, began: Monotonic) -> Report {
         report.took = self.clock.now().since(began);
         report.groups = self.ledger.groups();
+        report.pause = self.brakes.pause();
         report.hold = self.ledger.hold(self.clock.now());
         report.state = report.hold.as_ref().map_or(State::Normal, |hold| hold.state);
         self.tell_state(&report);
+        self.tell_pause(&report);
         report
     }
 
@@ -745,6 +730,21 @@ impl Reaper {
             }
             None if before.is_some() => info!(source, state = report.state.as_str(), "no longer holding"),
             None => {}
+        }
+    }
+
+    /// One line when evicting begins to pause, for another reason, or no longer.
+    fn tell_pause(&mut self, report: &Report) {
+        let source = &*report.source;
+        let why = report.pause.as_ref().map(|pause| pause.why);
+        let before = std::mem::replace(&mut self.paused, why);
+        match &report.pause {
+            Some(pause) if before != why => {
+                let reason = pause.why.as_str();
+                warn!(source, reason, ends_with = "the load going down", "evicting pauses: {}", pause.words);
+            }
+            None if before.is_some() => info!(source, "evicting goes on"),
+            _ => {}
         }
     }
 }

@@ -73,6 +73,7 @@ struct SourceDocument<'a> {
     name: &'a str,
     state: &'static str,
     hold: Option<HoldDocument<'a>>,
+    pause: Option<PauseDocument<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     /// The process that holds the lease, where that kept a run from evicting.
@@ -111,6 +112,13 @@ struct HoldDocument<'a> {
     detail: &'a str,
     ends_with: &'a str,
     ends_at: Option<String>,
+}
+
+/// Why evicting waits for Redis.
+#[derive(Serialize)]
+struct PauseDocument<'a> {
+    reason: &'static str,
+    detail: &'a str,
 }
 
 #[derive(Default, Serialize)]
@@ -213,6 +221,7 @@ fn source_document<'a>(run: &Run<'_>, finding: &'a Finding, lists: bool) -> Sour
             ends_with: &hold.ends_with,
             ends_at: run.ends_at(hold).map(|at| at.to_string()),
         }),
+        pause: finding.pause.as_ref().map(|pause| PauseDocument { reason: pause.why.as_str(), detail: &pause.words }),
         error: finding.failure.as_ref().map(ToString::to_string),
         led_by: finding.led_by.as_deref(),
         entries: survey.map(entries).unwrap_or_default(),

@@ -8,7 +8,7 @@ use super::{Mode, Reaper};
 use crate::policy::continuity::Break;
 use crate::policy::entry::{Monotonic, Now};
 use crate::policy::guard::{Change, Hold, State};
-use crate::policy::load::Throttle;
+use crate::policy::load::{Pause, Throttle};
 use crate::policy::outcome::{Notified, Outcomes};
 use crate::policy::staleness::Timing;
 use crate::policy::survey::Survey;
@@ -61,6 +61,8 @@ pub struct Report {
     pub state: State,
     /// Why it evicts nothing, if it holds.
     pub hold: Option<Hold>,
+    /// Why evicting pauses although the source does not hold, if it does.
+    pub pause: Option<Pause>,
     /// Groups, and how many of them are silent.
     pub groups: (usize, usize),
     /// Continuity breaks that it found.
@@ -95,6 +97,7 @@ impl Report {
             survey: None,
             state: State::Normal,
             hold: None,
+            pause: None,
             groups: (0, 0),
             breaks: Vec::new(),
             canary_refused: None,
@@ -136,6 +139,8 @@ pub struct Finding {
     pub state: State,
     /// Why it evicted nothing, if it held.
     pub hold: Option<Hold>,
+    /// Why evicting pauses, if Redis has a hard time.
+    pub pause: Option<Pause>,
     /// What became of the entries that were struck.
     pub outcomes: Outcomes,
     /// Evicted entries that were found back with a newer ping two heartbeats later; a run that ends before that knows of
@@ -169,6 +174,7 @@ impl Finding {
             now: None,
             state: State::Normal,
             hold: None,
+            pause: None,
             outcomes: Outcomes::default(),
             resurrected: 0,
             kept_by_grace: 0,
@@ -203,6 +209,7 @@ impl Finding {
         self.notified.merge(&report.notified);
         self.state = report.state;
         self.hold = report.hold.clone();
+        self.pause = report.pause.clone();
     }
 
     /// Whether the source was seen and dealt with to the end.

@@ -260,17 +260,20 @@ fn assert_source(source: &Value) {
     let notifications = ["notifications_sent", "notifications_failed", "notifications_skipped"];
     let counts = [&counts[..], &notifications].concat();
     let maps = ["unreadable_by", "times", "blocked_by"];
-    let others = ["name", "state", "hold", "entries", "newest_age_ms", "oldest_age_ms", "ages", "stale"];
+    let others = ["name", "state", "hold", "pause", "entries", "newest_age_ms", "oldest_age_ms", "ages", "stale"];
     assert_keys(source, &[&counts[..], &maps, &others].concat(), &["error", "led_by"]);
     counts.iter().for_each(|key| assert!(source[key].is_u64(), "{key}: {source:#}"));
     maps.iter().for_each(|key| assert_counts(&source[key]));
-    let states = ["normal", "grace", "silent", "mass", "interval", "blind", "suspended"];
+    let states = ["normal", "held", "grace", "silent", "mass", "interval", "blind", "suspended"];
     assert!(states.contains(&source["state"].as_str().expect("a state")), "{source:#}");
     assert_keys(&source["entries"], &["live", "stale", "future", "unreadable", "protected"], &[]);
     assert_counts(&source["entries"]);
     if !source["hold"].is_null() {
         assert_keys(&source["hold"], &["reason", "detail", "ends_with", "ends_at"], &[]);
         assert_eq!(source["hold"]["reason"], source["state"]);
+    }
+    if !source["pause"].is_null() {
+        assert_keys(&source["pause"], &["reason", "detail"], &[]);
     }
     assert_ages(source);
     let stale = source["stale"].as_array().expect("a list");

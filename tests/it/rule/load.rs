@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
+use serde_json::Value;
 use tokio::time::{interval, sleep};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -15,6 +16,12 @@ async fn set(client: &mut MultiplexedConnection, setting: &str, value: &str) {
 
 async fn throttled(daemon: &Daemon, reason: &str) -> Option<f64> {
     metric(daemon, "throttled_seconds_total", Some(("reason", reason))).await
+}
+
+/// Why evicting pauses, as `/status` says.
+async fn pause(daemon: &Daemon) -> Value {
+    let status: Value = serde_json::from_str(&daemon.get("/status").await.unwrap().body).unwrap();
+    status["sources"][0]["pause"].clone()
 }
 
 /// Memory that is nearly full: the dead wait, the source is not held, and it goes on by itself.
@@ -34,8 +41,11 @@ async fn load_evicting_pauses_while_memory_is_nearly_full() {
     eventually(SOON, async || daemon.stderr().contains("evicting pauses: it uses ")).await;
     throughout(STEADY.threshold * 2, async || hub.remaining().await.len() == 20).await;
     is_in(&daemon, "normal").await;
+    assert_eq!(pause(&daemon).await["reason"], "memory");
+    assert!(daemon.stderr().contains("surveyed") && daemon.stderr().contains("paused"), "{}", daemon.stderr());
     set(&mut client, "maxmemory", "0").await;
     evicts(&daemon, 3).await;
+    assert!(pause(&daemon).await.is_null());
     assert!(throttled(&daemon, "memory").await > Some(1.0));
     assert_eq!(throttled(&daemon, "replica_lag").await, Some(0.0));
     assert!(daemon.stderr().contains("evicting goes on"));
