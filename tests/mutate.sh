@@ -37,6 +37,7 @@ E4 refused writes of others do not count@g11_refused_writes_of_others@policy/con
 E4 a strike does not ask who is there@g5_a_look_sees@store/mod.rs@s/^        unchanged\?;/        let _ = unchanged;/
 warm a restart begins anew@g5_a_restart_of_the_reaper@policy/ledger.rs@s/let Some\(earlier\) = earlier else/let Some(earlier) = earlier.filter(|_| false) else/
 warm graces are forgotten@g5_a_crash_loop@policy/continuity.rs@s/if let Some\(\(before, until\)\) = earlier.reconnect/if let Some((before, until)) = earlier.reconnect.filter(|_| false)/
+warm a suspension is forgotten@g12_a_suspension_goes_on@policy/guard.rs@s/self.regret.recall\(earlier.suspension, now\);//
 warm a silence begins anew@g6_a_silence_goes_on@policy/guard.rs@s/before: if unbroken \{ lasted \}/before: if false { lasted }/
 warm any age will do@g5_a_cold_start@policy/ledger.rs@s/\(Run::Daemon, _\) => true/(Run::Daemon, _) => false/
 warm any settings will do@g5_other_settings@policy/ledger.rs@s/if earlier.redefined/if false/

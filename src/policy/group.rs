@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::entry::{Bytes, Monotonic, Now, Timestamp};
+use super::memory;
 use super::staleness::{Freshness, Timing};
 
 /// So many groups are told apart in a survey, the first it meets; entries of any further one have no label.
@@ -73,7 +74,8 @@ impl Tallies {
 struct Known {
     newest: Timestamp,
     silent: bool,
-    recovered: Option<Monotonic>,
+    /// Until when all its entries are kept, it having come back from a silence.
+    keeps_until: Option<Monotonic>,
 }
 
 /// A group fell silent, or pings again.
@@ -107,14 +109,14 @@ impl Groups {
             let Some(newest) = tally.newest else { continue };
             let known = before.get(label);
             let silent = newest <= now.server.minus(self.timing.late_after());
-            let mut recovered = known.and_then(|known| known.recovered);
+            let mut keeps_until = known.and_then(|known| known.keeps_until);
             if known.is_some_and(|known| known.silent) && !silent {
-                recovered = Some(now.mono);
+                keeps_until = Some(now.mono.plus(self.timing.threshold));
             }
             if known.map_or(silent, |known| known.silent != silent) {
                 turns.push(Turn { label: label.clone(), silent });
             }
-            self.known.insert(label.clone(), Known { newest, silent, recovered });
+            self.known.insert(label.clone(), Known { newest, silent, keeps_until });
         }
         turns
     }
@@ -122,16 +124,38 @@ impl Groups {
     /// Takes in that an entry of a group pinged again: where the group was silent, it is not any more.
     pub fn pinged(&mut self, label: &[u8], now: Now) {
         if let Some(known) = self.known.get_mut(label).filter(|known| known.silent) {
-            *known = Known { newest: now.server, silent: false, recovered: Some(now.mono) };
+            let keeps_until = Some(now.mono.plus(self.timing.threshold));
+            *known = Known { newest: now.server, silent: false, keeps_until };
         }
     }
 
     /// Until when an entry of a group is kept by what its group does; none if it is not.
     pub fn keeps(&self, label: &[u8], now: Now) -> Option<Monotonic> {
         let known = self.known.get(label)?;
-        let recovery = known.recovered.map(|recovered| recovered.plus(self.timing.threshold));
         let silence = known.silent.then(|| now.when(known.newest.plus(self.timing.threshold + self.extra)));
-        recovery.max(silence).filter(|until| now.mono < *until)
+        known.keeps_until.max(silence).filter(|until| now.mono < *until)
+    }
+
+    /// What a later process has to know: who is silent, and who came back a moment ago.
+    pub fn remember(&self, now: Now) -> Vec<memory::Group> {
+        let kept = |known: &Known| known.keeps_until.filter(|until| now.mono < *until);
+        let matters = self.known.iter().filter(|(_, known)| known.silent || kept(known).is_some());
+        let group = |(label, known): (&Bytes, &Known)| memory::Group {
+            label: label.clone(),
+            newest: known.newest,
+            silent: known.silent,
+            keeps_until: kept(known).map(|until| now.server_at(until)),
+        };
+        matters.map(group).collect()
+    }
+
+    /// Takes over what an earlier process knew.
+    pub fn recall(&mut self, earlier: &[memory::Group], now: Now) {
+        let known = |group: &memory::Group| {
+            let keeps_until = group.keeps_until.map(|until| now.when(until));
+            (group.label.clone(), Known { newest: group.newest, silent: group.silent, keeps_until })
+        };
+        self.known = earlier.iter().take(MAX_GROUPS).map(known).collect();
     }
 
     /// How many groups there are.
@@ -201,6 +225,23 @@ mod tests {
             assert_eq!(groups.keeps(b"a", at(1_329)), Some(at(1_330).mono));
             assert_eq!(groups.keeps(b"a", at(1_330)), None);
         }
+    }
+
+    #[test]
+    fn e6_what_a_group_keeps_is_handed_on() {
+        let handed_on = |groups: &Groups, seconds: u64| {
+            let mut later = Groups::new(TIMING, EXTRA);
+            later.recall(&groups.remember(at(seconds)), at(seconds));
+            later
+        };
+        let mut groups = Groups::new(TIMING, EXTRA);
+        groups.observe(&survey(at(1_000), &[("a", 100), ("b", 10)]), at(1_000));
+        groups = handed_on(&groups, 1_010);
+        assert_eq!((groups.len(), groups.silent()), (1, 1), "who pings is found anew");
+        assert_eq!(groups.keeps(b"a", at(1_010)), Some(at(1_300).mono));
+        groups.observe(&survey(at(1_020), &[("a", 0), ("a", 120), ("b", 10)]), at(1_020));
+        groups = handed_on(&groups, 1_100);
+        assert_eq!(groups.keeps(b"a", at(1_100)), Some(at(1_320).mono), "it came back while we were away");
     }
 
     #[test]

@@ -437,6 +437,12 @@ impl Guard {
             }),
             recent: self.recent,
             mass_until: self.mass_until.filter(|until| now.mono < *until).map(|until| now.server_at(until)),
+            slice: self
+                .slice
+                .map(|Slice { went, until }| memory::Slice { went, until: until.map(|until| now.server_at(until)) }),
+            suspension: self.regret.remember(now),
+            interval: self.intervals.wrong(),
+            groups: self.groups.remember(now),
         }
     }
 
@@ -444,6 +450,12 @@ impl Guard {
     /// silence count for its end.
     pub fn recall(&mut self, earlier: &memory::Guards, unbroken: bool, now: Now) {
         self.mass_until = earlier.mass_until.map(|until| now.when(until));
+        self.slice = earlier
+            .slice
+            .map(|memory::Slice { went, until }| Slice { went, until: until.map(|until| now.when(until)) });
+        self.regret.recall(earlier.suspension, now);
+        self.intervals.recall(earlier.interval, now.mono);
+        self.groups.recall(&earlier.groups, now);
         self.silence = earlier.silence.map(|silence| {
             let lasted = Duration::from_millis(now.server.millis_since(silence.since).max(0).unsigned_abs());
             let memory::Silence { newest, small, released, .. } = silence;
@@ -707,6 +719,30 @@ mod tests {
             let (guard, began) = silent_after(living);
             assert_eq!(ends(&guard, began), ends_after(began), "{living:?}");
         }
+    }
+
+    #[test]
+    fn g7_the_first_slice_after_a_mass_is_handed_on() {
+        let handed_on = |guard: &Guard, seconds| {
+            let mut later = Guard::new(TIMING, &Settings::default(), Lifted::default());
+            later.recall(&guard.remember(at(seconds)), true, at(seconds));
+            later
+        };
+        let mut guard = Guard::new(TIMING, &Settings::default(), Lifted::default());
+        let mut late = survey(10, at(0));
+        late.count(Freshness::Late, 20);
+        assert_eq!(guard.observe(&late, at(0)), [Change::Mass]);
+        guard = handed_on(&guard, 30);
+        assert_eq!(ends(&guard, 30), Some(at(600).mono));
+        assert_eq!(guard.allowance(30, at(600).mono), SLICE_MIN);
+        for n in 0..SLICE_MIN {
+            guard.evicted(&EntryId::key(n.to_string().into_bytes()), at(0).server, at(600).mono);
+        }
+        guard = handed_on(&guard, 610);
+        guard.observe(&survey(30, at(610)), at(610));
+        assert_eq!((ends(&guard, 620), guard.allowance(30, at(620).mono)), (Some(at(690).mono), 0));
+        guard.conclude(at(690).mono);
+        assert_eq!((ends(&guard, 690), guard.allowance(30, at(690).mono)), (None, u64::MAX));
     }
 
     #[test]

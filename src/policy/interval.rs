@@ -52,12 +52,14 @@ pub struct Intervals {
     timing: Timing,
     tracked: HashMap<EntryId, Tracked>,
     wrong: Option<Duration>,
+    /// What an earlier process measured holds until we have measured ourselves, but no longer than until then.
+    recalled: Option<(Duration, Monotonic)>,
 }
 
 impl Intervals {
     /// Nothing is measured yet.
     pub fn new(timing: Timing) -> Self {
-        Self { timing, tracked: HashMap::new(), wrong: None }
+        Self { timing, tracked: HashMap::new(), wrong: None, recalled: None }
     }
 
     /// Whether an entry whose last ping is this is worth measuring.
@@ -132,6 +134,7 @@ impl Intervals {
         let long = gaps.iter().filter(|gap| gap.at_least > half).count();
         let share = |(part, whole): (usize, usize)| long * whole >= gaps.len() * part;
         let before = self.wrong.take();
+        self.recalled = self.recalled.filter(|(_, until)| gaps.len() < TRIPS_MIN && now < *until);
         if long >= TRIPS_MIN && share(TRIPS) || before.is_some() && long > 0 && share(ENDS) {
             // The gap that one in five reaches: a few who came back after hours say nothing of the rest.
             gaps.sort_unstable_by_key(|gap| std::cmp::Reverse(gap.seen));
@@ -139,7 +142,15 @@ impl Intervals {
             let reached = (gaps.len() * part).div_ceil(whole).clamp(1, long);
             self.wrong = gaps.get(reached - 1).map(|gap| gap.seen);
         }
+        self.wrong = self.wrong.or(self.recalled.map(|(interval, _)| interval));
         before.is_none() && self.wrong.is_some()
+    }
+
+    /// Takes over what an earlier process measured. Twice as long is time enough to measure it again; who does not ping
+    /// within that is dead.
+    pub fn recall(&mut self, wrong: Option<Duration>, now: Monotonic) {
+        self.wrong = wrong;
+        self.recalled = wrong.map(|interval| (interval, now.plus(interval.max(self.timing.threshold) * 2)));
     }
 
     /// How far apart pings are, if that is too far for the threshold.
@@ -279,6 +290,31 @@ mod tests {
         assert!(dead.wrong().is_some());
         dead.conclude(at(900 + 811).mono);
         assert_eq!(dead.wrong(), None, "silent for more than twice their interval");
+    }
+
+    #[test]
+    fn interval_what_an_earlier_process_measured_holds_until_this_one_has() {
+        let handed_on = |at_seconds: u64| {
+            let mut later = Intervals::new(TIMING);
+            later.recall(measured(&[405; 20], 30, 900, 0).wrong(), at(at_seconds).mono);
+            later
+        };
+        let mut later = handed_on(1_000);
+        later.conclude(at(1_809).mono);
+        assert_eq!(later.wrong(), Some(Duration::from_secs(405)));
+        later.conclude(at(1_810).mono);
+        assert_eq!(later.wrong(), None, "twice that long nobody pinged");
+
+        let mut faster = handed_on(1_000);
+        for seconds in [1_000, 1_030] {
+            for n in 0..20 {
+                let ping = at(seconds).server;
+                faster.fill(&[Sampled { id: id(n), mark: mark(ping), last_ping: ping, seen: at(seconds).mono }]);
+                faster.looked(&id(n), Some((Ok((ping, Unit::UnixMs)), mark(ping))), at(seconds));
+            }
+            faster.conclude(at(seconds).mono);
+        }
+        assert_eq!(faster.wrong(), None, "it is set right");
     }
 
     #[test]

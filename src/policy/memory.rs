@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::continuity::Identity;
-use super::entry::Timestamp;
+use super::entry::{Bytes, Timestamp};
 
 /// What one process knew of one source when it last looked at it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +59,51 @@ pub struct Guards {
     pub recent: Option<u64>,
     /// Until when a mass is latched.
     pub mass_until: Option<Timestamp>,
+    /// The first slice after a mass, if there is one to wait for.
+    pub slice: Option<Slice>,
+    /// The last suspension, over or not: a second one lasts longer.
+    pub suspension: Option<Suspension>,
+    /// How far apart entries pinged, if that was too far for the threshold.
+    pub interval: Option<Duration>,
+    /// Groups that are silent, or came back within a threshold.
+    pub groups: Vec<Group>,
+}
+
+/// The first few that go after a mass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Slice {
+    /// How many went.
+    pub went: u64,
+    /// Until when the rest waits; none before the first went.
+    pub until: Option<Timestamp>,
+}
+
+/// Evicted entries that came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Suspension {
+    /// For how long nothing went.
+    pub lasts: Duration,
+    /// Until when that is.
+    pub until: Timestamp,
+    /// Until when a second one is longer.
+    pub again_until: Timestamp,
+    /// How many were back.
+    pub back: u64,
+    /// Of how many.
+    pub of: u64,
+}
+
+/// A hub that others do not stand for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Its label.
+    pub label: Bytes,
+    /// Its newest ping.
+    pub newest: Timestamp,
+    /// Nobody of it pings.
+    pub silent: bool,
+    /// Until when it keeps all its entries, having come back from a silence.
+    pub keeps_until: Option<Timestamp>,
 }
 
 /// A silence that outlives a process.

@@ -5,8 +5,9 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use super::duration::in_words;
-use super::entry::{EntryId, Monotonic, Timestamp};
+use super::entry::{EntryId, Monotonic, Now, Timestamp};
 use super::guard::{Hold, State};
+use super::memory;
 use super::staleness::Timing;
 
 /// So many evicted ids wait for their look at most (about 150 kB); beyond it, every second, fourth, eighth one does.
@@ -35,10 +36,18 @@ struct Pending {
 
 #[derive(Clone, Copy, Debug)]
 struct Suspension {
-    began: Monotonic,
+    ends: Monotonic,
+    /// Until when a second one is longer.
+    again_until: Monotonic,
     lasts: Duration,
     back: usize,
     of: usize,
+}
+
+impl Suspension {
+    fn counts(&self, now: Monotonic) -> bool {
+        now <= self.again_until
+    }
 }
 
 /// The evicted that wait for their look, and what those looked at lately turned out to be.
@@ -106,18 +115,33 @@ impl Regret {
         if of < LOOKS || back < BACK_MIN || back * whole < of * part {
             return false;
         }
-        let again = self.suspension.is_some_and(|last| now.since(last.began) <= AGAIN);
+        let again = self.suspension.is_some_and(|last| last.counts(now));
         let lasts = if again { SUSPENDED_AGAIN } else { SUSPENDED };
-        self.suspension = Some(Suspension { began: now, lasts, back, of });
+        self.suspension = Some(Suspension { ends: now.plus(lasts), again_until: now.plus(AGAIN), lasts, back, of });
         // What led to this suspension must not lead to the next.
         self.looked.clear();
         true
     }
 
+    /// What a later process has to know of the last suspension, as long as it makes a second one longer.
+    pub fn remember(&self, now: Now) -> Option<memory::Suspension> {
+        let Suspension { ends, again_until, lasts, back, of } = self.suspension.filter(|last| last.counts(now.mono))?;
+        let (until, again_until) = (now.server_at(ends), now.server_at(again_until));
+        Some(memory::Suspension { lasts, until, again_until, back: back as u64, of: of as u64 })
+    }
+
+    /// Takes over the last suspension of an earlier process.
+    pub fn recall(&mut self, earlier: Option<memory::Suspension>, now: Now) {
+        let count = |count| usize::try_from(count).unwrap_or(usize::MAX);
+        self.suspension = earlier.map(|memory::Suspension { lasts, until, again_until, back, of }| {
+            let (ends, again_until) = (now.when(until), now.when(again_until));
+            Suspension { ends, again_until, lasts, back: count(back), of: count(of) }
+        });
+    }
+
     /// Why nothing may go at `now`, if the source is suspended.
     pub fn hold(&self, now: Monotonic) -> Option<Hold> {
-        let Suspension { began, lasts, back, of } = self.suspension?;
-        let ends = began.plus(lasts);
+        let Suspension { ends, lasts, back, of, .. } = self.suspension?;
         (now < ends).then(|| Hold {
             state: State::Suspended,
             why: format!(
@@ -196,6 +220,25 @@ mod tests {
         assert_eq!(ends(&regret, at(2_060)), Some(at(2_060 + 7_200)));
         assert!(evict(&mut regret, 30, 30, 2_060 + 6 * 3_600));
         assert_eq!(ends(&regret, at(25_000)), Some(at(2_120 + 6 * 3_600 + 1_800)), "more than six hours later");
+    }
+
+    #[test]
+    fn g12_a_suspension_and_that_it_was_not_the_first_are_handed_on() {
+        let handed_on = |regret: &Regret, seconds: u64| {
+            let mut later = Regret::new(TIMING);
+            let now = Now { server: EVICTED.plus(Duration::from_secs(seconds)), mono: at(seconds) };
+            later.recall(regret.remember(now), now);
+            later
+        };
+        let ends = |regret: &Regret, now| regret.hold(now).and_then(|hold| hold.ends);
+        let mut regret = Regret::new(TIMING);
+        assert!(evict(&mut regret, 30, 30, 0));
+        regret = handed_on(&regret, 100);
+        assert_eq!(ends(&regret, at(100)), Some(at(60 + 1_800)));
+        regret = handed_on(&regret, 2_000);
+        assert_eq!(ends(&regret, at(2_000)), None);
+        assert!(evict(&mut regret, 30, 30, 2_000));
+        assert_eq!(ends(&regret, at(2_060)), Some(at(2_060 + 7_200)));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use base64::prelude::{BASE64_STANDARD as BASE64, Engine};
 use redis::Value;
 
 use super::connect::{Link, Live};
@@ -17,7 +18,7 @@ use crate::language::action::OWN_PREFIX;
 use crate::language::source::Source;
 use crate::policy::continuity::Identity;
 use crate::policy::entry::Timestamp;
-use crate::policy::memory::{Guards, Memory, Sight, Silence, SingleRun};
+use crate::policy::memory::{Group, Guards, Memory, Sight, Silence, SingleRun, Slice, Suspension};
 use crate::policy::staleness::Timing;
 
 /// Redis forgets what nobody has kept up for so long: longer than between any two single runs.
@@ -33,7 +34,7 @@ const SLOT_TAG: &str = "{0}";
 const DOING: &str = "keeping our own state";
 
 /// The fields of the hash; an empty one is absent. Times are milliseconds of the server's clock.
-const FIELDS: [&str; 21] = [
+const FIELDS: [&str; 30] = [
     "schema",
     "canary",
     "definition",
@@ -55,6 +56,15 @@ const FIELDS: [&str; 21] = [
     "silent_released",
     "recent",
     "mass_until",
+    "slice_went",
+    "slice_until",
+    "suspended_for",
+    "suspended_until",
+    "suspended_again_until",
+    "suspended_back",
+    "suspended_of",
+    "interval",
+    "groups",
 ];
 
 /// What was read.
@@ -168,11 +178,11 @@ fn fnv(bytes: &[u8]) -> u64 {
 /// Every field but the canary, which counts by itself.
 fn fields(memory: &Memory, definition: &str) -> Vec<(&'static str, String)> {
     let Memory { identity, redefined: _, looked, run, misdated_until, sight, guards } = memory;
-    let silence = guards.silence;
+    let (silence, suspension) = (guards.silence, guards.suspension);
     let time = |at: Option<Timestamp>| at.map(|at| at.millis().to_string()).unwrap_or_default();
     let count = |count: Option<u64>| count.map(|count| count.to_string()).unwrap_or_default();
     let flag = |flag: Option<bool>| flag.map(|flag| u8::from(flag).to_string()).unwrap_or_default();
-    let period = run.and_then(|run| run.period).map(|period| u64::try_from(period.as_millis()).unwrap_or(u64::MAX));
+    let length = |time: Option<Duration>| count(time.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)));
     vec![
         ("schema", SCHEMA.to_owned()),
         ("definition", definition.to_owned()),
@@ -180,7 +190,7 @@ fn fields(memory: &Memory, definition: &str) -> Vec<(&'static str, String)> {
         ("replication_id", identity.replication_id.clone()),
         ("looked", time(Some(*looked))),
         ("run_began", time(run.map(|run| run.began))),
-        ("run_period", count(period)),
+        ("run_period", length(run.and_then(|run| run.period))),
         ("misdated_until", time(*misdated_until)),
         ("refusals", count(sight.refusals)),
         ("outages", outages_text(&sight.outages)),
@@ -194,6 +204,15 @@ fn fields(memory: &Memory, definition: &str) -> Vec<(&'static str, String)> {
         ("silent_released", flag(silence.map(|silence| silence.released))),
         ("recent", count(guards.recent)),
         ("mass_until", time(guards.mass_until)),
+        ("slice_went", count(guards.slice.map(|slice| slice.went))),
+        ("slice_until", time(guards.slice.and_then(|slice| slice.until))),
+        ("suspended_for", length(suspension.map(|suspension| suspension.lasts))),
+        ("suspended_until", time(suspension.map(|suspension| suspension.until))),
+        ("suspended_again_until", time(suspension.map(|suspension| suspension.again_until))),
+        ("suspended_back", count(suspension.map(|suspension| suspension.back))),
+        ("suspended_of", count(suspension.map(|suspension| suspension.of))),
+        ("interval", length(guards.interval)),
+        ("groups", groups_text(&guards.groups)),
     ]
 }
 
@@ -219,7 +238,22 @@ fn memory(fields: &HashMap<&str, String>, definition: &str) -> Option<Memory> {
         }),
         _ => None,
     };
-    let period = count("run_period")?.map(Duration::from_millis);
+    let length = |name: &str| Some(count(name)?.map(Duration::from_millis));
+    let period = length("run_period")?;
+    let slice = match count("slice_went")? {
+        Some(went) => Some(Slice { went, until: time("slice_until")? }),
+        None => None,
+    };
+    let suspension = match (length("suspended_for")?, time("suspended_until")?, time("suspended_again_until")?) {
+        (Some(lasts), Some(until), Some(again_until)) => Some(Suspension {
+            lasts,
+            until,
+            again_until,
+            back: count("suspended_back")?.unwrap_or_default(),
+            of: count("suspended_of")?.unwrap_or_default(),
+        }),
+        _ => None,
+    };
     Some(Memory {
         identity: Identity { run_id: text("run_id")?, replication_id: text("replication_id").unwrap_or_default() },
         redefined: text("definition")? != definition,
@@ -232,7 +266,15 @@ fn memory(fields: &HashMap<&str, String>, definition: &str) -> Option<Memory> {
             reconnect: both(time("reconnect_before")?, time("reconnect_until")?),
             refusals: count("refusals")?,
         },
-        guards: Guards { silence, recent: count("recent")?, mass_until: time("mass_until")? },
+        guards: Guards {
+            silence,
+            recent: count("recent")?,
+            mass_until: time("mass_until")?,
+            slice,
+            suspension,
+            interval: length("interval")?,
+            groups: groups(text("groups").as_deref().unwrap_or_default())?,
+        },
     })
 }
 
@@ -251,6 +293,38 @@ fn outages(text: &str) -> Option<Vec<(Duration, Timestamp)>> {
     text.split_ascii_whitespace().map(read).collect()
 }
 
+/// `aHViLTE=@1800000000000@silent@1800000300000`, with blanks in between: the label in base64, its newest ping, whether it
+/// is silent, and until when it keeps its entries.
+fn groups_text(groups: &[Group]) -> String {
+    let word = |group: &Group| {
+        let state = if group.silent { SILENT } else { PINGS };
+        let until = group.keeps_until.map(|until| until.millis().to_string()).unwrap_or_default();
+        format!("{}@{}@{state}@{until}", BASE64.encode(&group.label), group.newest.millis())
+    };
+    groups.iter().map(word).collect::<Vec<_>>().join(" ")
+}
+
+const SILENT: &str = "silent";
+const PINGS: &str = "pings";
+
+fn groups(text: &str) -> Option<Vec<Group>> {
+    let time = |text: &str| Some(Timestamp::from_millis(text.parse().ok()?));
+    let read = |word: &str| {
+        let [label, newest, state, until] = word.split('@').collect::<Vec<_>>()[..] else { return None };
+        Some(Group {
+            label: BASE64.decode(label).ok()?.into(),
+            newest: time(newest)?,
+            silent: match state {
+                SILENT => true,
+                PINGS => false,
+                _ => return None,
+            },
+            keeps_until: if until.is_empty() { None } else { Some(time(until)?) },
+        })
+    };
+    text.split_ascii_whitespace().map(read).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -261,8 +335,42 @@ mod tests {
         fields(memory, definition).into_iter().filter(|(_, text)| !text.is_empty()).collect()
     }
 
+    fn lengths() -> impl Strategy<Value = Duration> {
+        (0..1_u64 << 40).prop_map(Duration::from_millis)
+    }
+
     fn times() -> impl Strategy<Value = Timestamp> {
         (0..4_000_000_000_000_i64).prop_map(Timestamp::from_millis)
+    }
+
+    prop_compose! {
+        /// What the guards know beside silence and mass.
+        fn after_mass()(
+            slice in prop::option::of((0..1_u64 << 62, prop::option::of(times()))),
+            suspension in prop::option::of((lengths(), times(), times(), 0..1_u64 << 62, 0..1_u64 << 62)),
+            interval in prop::option::of(lengths()),
+            groups in prop::collection::vec(
+                (prop::collection::vec(any::<u8>(), 0..20), times(), any::<bool>(), prop::option::of(times())),
+                0..4,
+            ),
+        ) -> Guards {
+            let group = |(label, newest, silent, keeps_until): (Vec<u8>, _, _, _)| {
+                Group { label: label.into(), newest, silent, keeps_until }
+            };
+            Guards {
+                slice: slice.map(|(went, until)| Slice { went, until }),
+                suspension: suspension.map(|(lasts, until, again_until, back, of)| Suspension {
+                    lasts,
+                    until,
+                    again_until,
+                    back,
+                    of,
+                }),
+                interval,
+                groups: groups.into_iter().map(group).collect(),
+                ..Guards::default()
+            }
+        }
     }
 
     prop_compose! {
@@ -277,6 +385,7 @@ mod tests {
             silence in prop::option::of((times(), times(), any::<bool>(), any::<bool>())),
             recent in prop::option::of(0..1_u64 << 62),
             mass_until in prop::option::of(times()),
+            after_mass in after_mass(),
         ) -> Memory {
             let silence = silence.map(|(since, newest, small, released)| Silence { since, newest, small, released });
             Memory {
@@ -286,7 +395,7 @@ mod tests {
                 run: run.map(|(began, period)| SingleRun { began, period: period.map(Duration::from_millis) }),
                 misdated_until,
                 sight: Sight { grace, reconnect, outages, refusals },
-                guards: Guards { silence, recent, mass_until },
+                guards: Guards { silence, recent, mass_until, ..after_mass },
             }
         }
     }
@@ -305,7 +414,7 @@ mod tests {
             let mut fields = texts(&memory, "d");
             fields.insert(FIELDS[field], text);
             read(&fields, "d");
-            for name in ["looked", "mass_until", "silent_since", "refusals", "outages", "misdated_until"] {
+            for name in ["looked", "mass_until", "silent_since", "refusals", "outages", "misdated_until", "groups", "slice_went"] {
                 fields.insert(name, "no number".into());
                 prop_assert_eq!(read(&fields, "d").memory, None);
                 fields.remove(name);

@@ -8,8 +8,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::harness::{Binary, Daemon, Hub, Kind, Layout, Pinging, Refresh, Server, eventually};
 use crate::world::{
-    FAST, Rhythm, SOON, breaks, evictions, evicts, is_in, is_old_enough, metric, only_source, reaper, reaper_with,
-    settle, throughout,
+    FAST, Rhythm, SOON, STEADY, breaks, evictions, evicts, is_in, is_old_enough, metric, only_source, reaper,
+    reaper_with, settle, throughout,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -17,12 +17,13 @@ const SECOND: Duration = Duration::from_secs(1);
 /// Slow enough that a process that starts on a busy machine is still warm, which it is for three heartbeats.
 const CALM: Rhythm = Rhythm { threshold: Duration::from_secs(8), heartbeat: SECOND };
 
-/// Where the state of the source `cli` is: the only key of ours there is.
+/// Where the state of the source `cli` is: the only key of ours there is, once it was surveyed.
 async fn state_key(server: &Server) -> String {
-    let mut keys: Vec<String> =
-        redis::cmd("KEYS").arg("presence-reaper:*:state").query_async(&mut server.client().await).await.unwrap();
-    assert_eq!(keys.len(), 1, "{keys:?}");
-    keys.remove(0)
+    let keys = async || -> Vec<String> {
+        redis::cmd("KEYS").arg("presence-reaper:*:state").query_async(&mut server.client().await).await.unwrap()
+    };
+    eventually(SOON, async || keys().await.len() == 1).await;
+    keys().await.remove(0)
 }
 
 async fn state(server: &Server, field: &str) -> String {
@@ -134,6 +135,33 @@ async fn g6_a_silence_goes_on_through_restarts() {
     }
     assert_eq!(scene.hub.remaining().await.len(), 10);
     assert!(breaks(&scene.daemon, "first_contact").await == 0);
+}
+
+/// Nor does a suspension, whatever the next process has seen itself.
+#[tokio::test]
+async fn g12_a_suspension_goes_on_through_a_restart() {
+    let server = Server::start(Kind::Redis).await;
+    let hub = Hub::new(&server, Layout::Zset);
+    let ids = hub.live(75).await;
+    let (cut, others) = ids.split_at(25);
+    let cut_off = hub.ping_every(STEADY.heartbeat, cut);
+    let pinging = hub.ping_every(STEADY.heartbeat, others);
+    let mut daemon = settle(patient(reaper(&server.url(), &hub, STEADY))).await;
+    cut_off.stop().await;
+    evicts(&daemon, 25).await;
+    let _back = hub.ping_every(STEADY.heartbeat, cut);
+    is_in(&daemon, "suspended").await;
+    let ends = async |daemon: &Daemon| metric(daemon, "hold_ends_timestamp_seconds", None).await.unwrap();
+    let before = ends(&daemon).await;
+
+    daemon.signal(Signal::KILL);
+    daemon = patient(reaper(&server.url(), &hub, STEADY)).listening().spawn();
+    is_in(&daemon, "suspended").await;
+
+    let now = ends(&daemon).await;
+    assert!((now - before).abs() < 0.5, "{before} {now}");
+    pinging.silence(&others[..3]);
+    throughout(STEADY.threshold * 2, async || hub.remaining().await.len() == 75).await;
 }
 
 fn scene_daemon(server: &Server, hub: &Hub) -> Daemon {
