@@ -34,8 +34,8 @@ const DESCRIPTION: [&str; 4] = [
 const ENVIRONMENT: [(&str, &str); 4] = [
     (
         "PRESENCE_REAPER_TABLE__KEY",
-        "A setting of [redis], [server], [log] or [guard], as in PRESENCE_REAPER_REDIS__URL. It outranks the file; a \
-         flag outranks it. An empty one counts as not set.",
+        "A setting of [redis], [server], [log], [guard] or [lease], as in PRESENCE_REAPER_REDIS__URL. It outranks the \
+         file; a flag outranks it. An empty one counts as not set.",
     ),
     ("PRESENCE_REAPER_CONFIG", "The configuration, unless --config is given."),
     ("NO_COLOR", "If not empty: no colour, unless --color always is given."),

@@ -191,7 +191,7 @@ impl Source {
             )?,
             hold_ends: make.gauge(
                 "presence_reaper_hold_ends_timestamp_seconds",
-                "When the source's hold ends by itself at the latest; 0 if there is none, or only a ping ends it.",
+                "When the source's hold ends by itself at the latest; 0 if there is none, or no time ends it.",
             )?,
             leader: make.gauge(
                 "presence_reaper_leader",
