@@ -235,7 +235,7 @@ impl Reaper {
 
     fn take_in(&mut self, surveyed: Surveyed, report: &mut Report) {
         let Surveyed { identity, began, ended, mut survey, refusals, kept } = surveyed;
-        let kept = self.take_in_state(refusals, kept, report);
+        let kept = self.take_in_state(refusals, kept, ended, report);
         self.ledger.recall(kept.and_then(|kept| kept.memory).as_ref(), &identity, began);
         let learned = self.ledger.surveyed(&identity, began, ended, &mut survey);
         self.tell_breaks(&learned.breaks);
@@ -257,6 +257,7 @@ impl Reaper {
         &mut self,
         refusals: Option<u64>,
         kept: Option<Result<Kept, Error>>,
+        now: Now,
         report: &mut Report,
     ) -> Option<Kept> {
         if let Some(refusals) = refusals {
@@ -265,6 +266,10 @@ impl Reaper {
         let kept = kept.and_then(|kept| kept.map_err(|error| self.refuse(error, report)).ok());
         if let Some(kept) = &kept {
             self.ledger.canary_read(kept.canary);
+        }
+        let follows = self.store.lease().is_some_and(|lease| lease.led_by().is_some());
+        if let (true, Some(memory)) = (follows, kept.as_ref().and_then(|kept| kept.memory.as_ref())) {
+            self.ledger.follow(memory, now);
         }
         kept
     }
@@ -414,7 +419,7 @@ impl Reaper {
     /// Asks who is there and reads what is sampled, as far as it is the process that was surveyed.
     async fn look_at_sampled(&mut self, report: &mut Report) -> Result<(), Error> {
         let Greeted { health, kept } = self.store.greet().await?;
-        let _ = self.take_in_state(health.refusals, kept, report);
+        let _ = self.take_in_state(health.refusals, kept, health.now, report);
         self.take_in_look(&health.identity, health.now, report);
         self.brakes.heard(health.load);
         for ids in self.ledger.sampled(self.clock.now()).chunks(CHUNK) {

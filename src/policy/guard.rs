@@ -450,9 +450,8 @@ impl Guard {
     /// silence count for its end.
     pub fn recall(&mut self, earlier: &memory::Guards, unbroken: bool, now: Now) {
         self.mass_until = earlier.mass_until.map(|until| now.when(until));
-        self.slice = earlier
-            .slice
-            .map(|memory::Slice { went, until }| Slice { went, until: until.map(|until| now.when(until)) });
+        // Whom to look at is forgotten, so that a slice which had begun proves nothing: another one goes first.
+        self.slice = earlier.slice.map(|_| Slice::default());
         self.regret.recall(earlier.suspension, now);
         self.intervals.recall(earlier.interval, now.mono);
         self.groups.recall(&earlier.groups, now);
@@ -471,6 +470,21 @@ impl Guard {
             self.recent = earlier.recent;
             self.recent_at = now.mono;
         }
+    }
+
+    /// Takes over what makes the leader hold, as far as it holds for longer than we would ourselves.
+    pub fn follow(&mut self, leader: &memory::Guards, now: Now) {
+        self.mass_until = self.mass_until.max(leader.mass_until.map(|until| now.when(until)));
+        self.slice = self.slice.or(leader.slice.map(|_| Slice::default()));
+        self.regret.follow(leader.suspension, now);
+        if self.intervals.wrong().is_none() && leader.interval.is_some() {
+            self.intervals.recall(leader.interval, now.mono);
+        }
+    }
+
+    /// For a single run, which does not live long enough to see whom a first slice brings back.
+    pub fn no_slice(&mut self) {
+        self.slice = None;
     }
 
     /// Takes in the time that the witness showed at `now`; `None` if it shows none. It says something about silence and
@@ -533,6 +547,9 @@ impl Guard {
         let was = self.mass_until.is_some_and(|until| now < until);
         if mass {
             self.trip_mass(now);
+        } else if self.mass_until.is_none_or(|until| now >= until) && survey.stale <= slice_of(survey.population()) {
+            // Whoever was missing is back: there is no mass left of which a few could go first.
+            self.slice = self.slice.filter(|slice| slice.until.is_some());
         }
         self.population = survey.population();
         mass && !was
@@ -672,6 +689,8 @@ impl Guard {
 
 #[cfg(test)]
 mod tests {
+    use super::super::entry::Mark;
+    use super::super::ping::Unit;
     use super::super::staleness::Freshness;
     use super::*;
 
@@ -687,6 +706,13 @@ mod tests {
         let mut survey = Survey::new(TIMING);
         survey.count(Freshness::Fresh, fresh);
         survey.saw(newest.server);
+        survey
+    }
+
+    /// The same beside some that are stale.
+    fn with_stale(fresh: u64, stale: u64, newest: Now) -> Survey {
+        let mut survey = survey(fresh, newest);
+        survey.count(Freshness::Stale, stale);
         survey
     }
 
@@ -735,14 +761,65 @@ mod tests {
         guard = handed_on(&guard, 30);
         assert_eq!(ends(&guard, 30), Some(at(600).mono));
         assert_eq!(guard.allowance(30, at(600).mono), SLICE_MIN);
-        for n in 0..SLICE_MIN {
-            guard.evicted(&EntryId::key(n.to_string().into_bytes()), at(0).server, at(600).mono);
-        }
+        let a_slice_goes = |guard: &mut Guard, seconds| {
+            for n in 0..SLICE_MIN {
+                guard.evicted(&EntryId::key(n.to_string().into_bytes()), at(0).server, at(seconds).mono);
+            }
+        };
+        a_slice_goes(&mut guard, 600);
         guard = handed_on(&guard, 610);
-        guard.observe(&survey(30, at(610)), at(610));
-        assert_eq!((ends(&guard, 620), guard.allowance(30, at(620).mono)), (Some(at(690).mono), 0));
-        guard.conclude(at(690).mono);
-        assert_eq!((ends(&guard, 690), guard.allowance(30, at(690).mono)), (None, u64::MAX));
+        guard.observe(&with_stale(30, 25, at(610)), at(610));
+        let state = |guard: &Guard, seconds| (ends(guard, seconds), guard.allowance(30, at(seconds).mono));
+        assert_eq!(state(&guard, 620), (None, SLICE_MIN), "whom to look at is forgotten: another slice");
+        a_slice_goes(&mut guard, 620);
+        assert_eq!(state(&guard, 620), (Some(at(710).mono), 0));
+        for n in 0..SLICE_MIN {
+            guard.looked(&EntryId::key(n.to_string().into_bytes()), None, at(700));
+        }
+        guard.conclude(at(710).mono);
+        assert_eq!(state(&guard, 710), (None, u64::MAX));
+    }
+
+    #[test]
+    fn g7_a_mass_that_is_back_needs_no_first_slice() {
+        let mut guard = Guard::new(TIMING, &Settings::default(), Lifted::default());
+        let mut late = survey(10, at(0));
+        late.count(Freshness::Late, 20);
+        guard.observe(&late, at(0));
+        guard.observe(&with_stale(30, SLICE_MIN, at(599)), at(599));
+        assert_eq!(guard.allowance(30, at(600).mono), SLICE_MIN, "not before the mass is over");
+        guard.observe(&with_stale(30, SLICE_MIN + 1, at(600)), at(600));
+        assert_eq!(guard.allowance(30, at(600).mono), SLICE_MIN, "more are stale than a slice holds");
+        guard.observe(&with_stale(30, SLICE_MIN, at(601)), at(601));
+        assert_eq!(guard.allowance(30, at(601).mono), u64::MAX);
+    }
+
+    #[test]
+    fn g12_who_follows_holds_as_the_leader_does() {
+        let mut leader = Guard::new(TIMING, &Settings::default(), Lifted::default());
+        let mut late = survey(10, at(0));
+        late.count(Freshness::Late, 20);
+        leader.observe(&late, at(0));
+        for n in 0..20 {
+            let id = EntryId::key(n.to_string().into_bytes());
+            leader.evicted(&id, at(0).server, at(0).mono);
+            leader.looked(&id, Some((Ok((at(70).server, Unit::UnixMs)), Mark::of([]))), at(70));
+        }
+        assert!(leader.conclude(at(70).mono).contains(&Change::Suspended));
+        let mut standby = Guard::new(TIMING, &Settings::default(), Lifted::default());
+        standby.observe(&survey(30, at(70)), at(70));
+        assert_eq!((standby.suspended(at(80).mono), standby.hold(at(80))), (None, None));
+        standby.follow(&leader.remember(at(75)), at(80));
+        let suspended_until = |guard: &Guard| guard.suspended(at(80).mono).and_then(|hold| hold.ends);
+        assert_eq!(suspended_until(&standby), suspended_until(&leader));
+        assert_eq!(standby.hold(at(80)).map(|hold| hold.state), Some(State::Mass));
+        assert_eq!(standby.allowance(30, at(700).mono), SLICE_MIN);
+        standby.follow(&memory::Guards::default(), at(81));
+        assert_eq!(
+            suspended_until(&standby),
+            suspended_until(&leader),
+            "what a leader no longer says is not taken back"
+        );
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::continuity::{Break, CLOCK_TOLERANCE, Continuity, Identity};
 use super::entry::{EntryId, Mark, Monotonic, Now, Timestamp};
 use super::group::Turn;
 use super::guard::{self, Change, Guard, Hold, Lifted, State};
-use super::memory::{Memory, SingleRun};
+use super::memory::{self, Memory, SingleRun};
 use super::order::{Orders, Release};
 use super::outcome::Outcome;
 use super::pace::Pace;
@@ -38,6 +38,8 @@ pub struct Ledger {
     /// The last attempt to read anything failed.
     unanswered: bool,
     /// When the sampled entries were last read, or drawn.
+    sampled_at: Option<Monotonic>,
+    /// When the last pulse was taken, or the first survey before it.
     pulsed: Option<Monotonic>,
     /// Who may have left a memory was asked for it.
     recalled: bool,
@@ -101,6 +103,7 @@ impl Ledger {
             seen_through: None,
             failing: false,
             unanswered: false,
+            sampled_at: None,
             pulsed: None,
             recalled: false,
             run: Run::Daemon,
@@ -133,6 +136,15 @@ impl Ledger {
         self.watch.doubt(earlier.misdated_until.map(|until| then.when(until)));
         let unbroken = self.goes_on(earlier, identity, now);
         self.guard.recall(&earlier.guards, unbroken, then);
+        if let Run::Single(_) = self.run {
+            self.guard.no_slice();
+        }
+    }
+
+    /// While another reaper leads, what makes it hold makes us hold when we follow it.
+    pub fn follow(&mut self, leader: &Memory, now: Now) {
+        let then = Now { server: now.server.max(leader.looked), ..now };
+        self.guard.follow(&leader.guards, then);
     }
 
     /// Takes over the sight of an earlier process; says whether it was unbroken until now.
@@ -184,7 +196,11 @@ impl Ledger {
             },
             misdated_until: self.watch.misdated_until(looked.mono).map(|until| looked.server_at(until)),
             sight: self.continuity.remember(looked),
-            guards: self.guard.remember(looked),
+            guards: match self.run {
+                Run::Daemon => self.guard.remember(looked),
+                // Its first slice would have to be looked at for longer than it lives.
+                Run::Single(_) => memory::Guards { slice: None, ..self.guard.remember(looked) },
+            },
         })
     }
 
@@ -235,7 +251,9 @@ impl Ledger {
             self.broke(&[Break::SilenceEnded], ended.mono);
             breaks.push(Break::SilenceEnded);
         }
-        self.pulsed = Some(ended.mono);
+        self.sampled_at = Some(ended.mono);
+        // A survey is no pulse: where one follows another every heartbeat, the conclusions of pulses are still drawn.
+        self.pulsed.get_or_insert(ended.mono);
         let candidates = std::mem::take(&mut survey.candidates);
         let kept_all = survey.unwatched == 0;
         self.watch.observe(candidates, kept_all, self.seen_through, ended, &self.timing);
@@ -265,7 +283,7 @@ impl Ledger {
 
     /// Concludes from the looks at the sampled entries, all of which were read by `now`. It can only hold, never release.
     pub fn pulsed(&mut self, now: Monotonic) -> Vec<Change> {
-        self.pulsed = Some(now);
+        (self.sampled_at, self.pulsed) = (Some(now), Some(now));
         self.guard.conclude(now)
     }
 
@@ -339,7 +357,8 @@ impl Ledger {
     /// Takes in what became of an entry that was struck.
     pub fn struck(&mut self, id: &EntryId, outcome: Outcome, now: Monotonic) {
         let heartbeat = self.timing.heartbeat_interval;
-        if outcome == Outcome::Evicted
+        // Of a lost reply nobody knows; if the entry pings on, that tells the same.
+        if matches!(outcome, Outcome::Evicted | Outcome::Unknown)
             && let Some(watched) = self.watch.get(id)
         {
             self.guard.evicted(id, watched.last_ping, now);
@@ -433,7 +452,12 @@ impl Ledger {
     pub fn wants_survey(&self, mono: Monotonic) -> bool {
         let due = || self.watch.next_due().is_some_and(|due| due <= mono);
         let Some(now) = self.now(mono) else { return true };
-        self.doubt().is_some() || due() && self.decide_source(now) == Err(Refusal::FactsTooOld)
+        // One that takes longer than what it tells is good for helps nobody by coming at once.
+        let slow = self
+            .last
+            .as_ref()
+            .is_some_and(|last| last.ended.mono.since(last.began.mono) > self.timing.facts_valid_for());
+        self.doubt().is_some() || !slow && due() && self.decide_source(now) == Err(Refusal::FactsTooOld)
     }
 
     /// What the pulse holds against going on before the next survey, if anything.
@@ -460,7 +484,7 @@ impl Ledger {
 
     /// Whether the pulse is too old to strike by it.
     pub fn is_pulse_old(&self, mono: Monotonic) -> bool {
-        self.pulsed.is_none_or(|pulsed| mono.since(pulsed) > self.timing.look_interval() / 2)
+        self.sampled_at.is_none_or(|at| mono.since(at) > self.timing.look_interval() / 2)
     }
 
     /// The first `limit` entries that are due at `now`, longest due first.
@@ -641,6 +665,20 @@ mod tests {
         ledger.pulsed(at(1_080).mono);
         assert_eq!((ledger.doubt(), ledger.wants_survey(at(1_080).mono)), (Some(Doubt::Silent), true));
         assert_eq!(ledger.next_pulse(), Some(at(1_110).mono));
+    }
+
+    /// While a source or a group is silent surveys come every heartbeat. What only a pulse concludes (whether a first
+    /// slice is over, who came back, whether Redis still has a hard time) must not wait for ever.
+    #[test]
+    fn surveys_one_after_the_other_do_not_keep_the_pulse_from_its_turn() {
+        let mut ledger = surveyed(&[("a", 10), ("b", 100)]);
+        for seconds in [1_029, 1_058] {
+            ledger.surveyed(&Identity::default(), at(seconds), at(seconds), &mut Survey::new(TIMING));
+            assert_eq!(ledger.next_pulse(), Some(at(1_030).mono));
+            assert!(!ledger.is_pulse_old(at(seconds + 15).mono), "it was drawn by the survey");
+        }
+        ledger.pulsed(at(1_058).mono);
+        assert_eq!(ledger.next_pulse(), Some(at(1_088).mono));
     }
 
     #[test]

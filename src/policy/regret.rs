@@ -130,6 +130,16 @@ impl Regret {
         Some(memory::Suspension { lasts, until, again_until, back: back as u64, of: of as u64 })
     }
 
+    /// Takes over the leader's suspension, if it lasts longer than our own.
+    pub fn follow(&mut self, leader: Option<memory::Suspension>, now: Now) {
+        let own = self.suspension;
+        self.recall(leader, now);
+        let ends = |one: &Suspension| (one.ends, one.again_until);
+        if self.suspension.as_ref().map(ends) < own.as_ref().map(ends) {
+            self.suspension = own;
+        }
+    }
+
     /// Takes over the last suspension of an earlier process.
     pub fn recall(&mut self, earlier: Option<memory::Suspension>, now: Now) {
         let count = |count| usize::try_from(count).unwrap_or(usize::MAX);
