@@ -32,8 +32,8 @@ pub struct Hearing {
     describe: Describe,
     /// Every order up to this one is obeyed.
     obeyed: Option<u64>,
-    /// As many orders were left when Redis had lost some; none has been given since.
-    left: Option<u64>,
+    /// So many orders had been given when they were last read.
+    seen: Option<u64>,
     enlists_at: Monotonic,
     tidies_at: Monotonic,
     told: bool,
@@ -51,7 +51,7 @@ impl Hearing {
     /// An ear that has heard nothing yet.
     fn new(book: OrderBook, orders: Arc<StandingOrders>, describe: Describe) -> Self {
         let start = Monotonic::default();
-        Self { book, orders, describe, obeyed: None, left: None, enlists_at: start, tidies_at: start, told: false }
+        Self { book, orders, describe, obeyed: None, seen: None, enlists_at: start, tidies_at: start, told: false }
     }
 
     /// Hears again and again until told to stop, and takes its leave.
@@ -86,18 +86,16 @@ impl Hearing {
         }
     }
 
-    /// An order that is gone was taken back or is over, unless the count of orders went back with it.
+    /// A brake that is gone was taken back only if an order was given since; else Redis lost it or dropped it to make room,
+    /// and it stays until its end.
     async fn take_in(&mut self, written: &Written) {
-        let revision = written.revision;
-        if self.obeyed.is_some_and(|obeyed| revision < obeyed) {
-            self.left = Some(revision);
+        let seen = self.seen.replace(written.revision);
+        if seen.is_some_and(|seen| written.revision < seen) {
             warn!(database = self.book.database(), "redis lost what operators ordered: a brake stays until its end");
-        } else if self.left.is_some_and(|left| revision != left) {
-            self.left = None;
         }
-        match self.left {
-            None => self.orders.take_in(written.orders()).await,
-            Some(_) => self.orders.take_in_what_is_left(written.orders()).await,
+        match seen.is_none_or(|seen| written.revision > seen) {
+            true => self.orders.take_in(written.orders()).await,
+            false => self.orders.take_in_what_is_left(written.orders()).await,
         }
     }
 

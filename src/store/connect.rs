@@ -486,7 +486,10 @@ fn load(facts: &HashMap<String, String>) -> Load {
         let seconds = part("lag=").filter(|_| part("state=") == Some("online"))?.parse().ok()?;
         Some(Duration::from_secs(seconds))
     };
-    let memory = number("used_memory").zip(number("maxmemory").filter(|limit| *limit > 0));
+    // Whoever lets Redis drop keys to make room runs it full on purpose.
+    let keeps_all = facts.get("maxmemory_policy").is_some_and(|policy| policy == "noeviction");
+    let limit = number("maxmemory").filter(|limit| *limit > 0 && keeps_all);
+    let memory = number("used_memory").zip(limit);
     Load {
         round_trip: Duration::ZERO,
         replicas: (0..connected).map(lag).collect(),
