@@ -66,7 +66,7 @@ async fn p7_a_flaky_link_does_not_stop_eviction() {
     let daemon = settle(binary).await;
     let timeouts = async || {
         let mut count = 0.0;
-        for command in ["info", "read", "scan"] {
+        for command in ["info", "read", "scan", "state", "lease", "order"] {
             let of = format!("{{command=\"{command}\",reason=\"timeout\"}}");
             count += daemon.metric(&format!("presence_reaper_redis_command_failures_total{of}")).await.unwrap();
         }
