@@ -10,6 +10,7 @@
 use std::fmt;
 
 pub mod action;
+pub mod condition;
 pub mod notify;
 mod overlap;
 pub mod pattern;

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use super::pattern::escaped;
 pub use super::pointer::Pointer;
+use super::value::Value;
 use super::words::hex;
 use super::{Mistake, nearest, shown};
 use crate::policy::entry::Bytes;
@@ -190,12 +191,27 @@ impl Scope<'_> {
             _ => return Err(self.unknown(&name)),
         };
         match self.layout {
-            Some(layout) if !layout.has(&found) => {
-                let what = format!("`{{{}}}` means nothing for {}", shown(braced), layout.entries());
-                Err(Mistake::new(what).hint(self.known()))
-            }
+            Some(layout) if !layout.has(&found) => Err(self.meaningless(&format!("{{{}}}", shown(braced)), layout)),
             _ => Ok(found),
         }
+    }
+
+    /// A value that is named outside braces, by `word`: `score`, `json /pointer`.
+    pub(super) fn own(&self, value: Value, word: &str) -> Result<Ref, Mistake> {
+        let name = match value {
+            Value::Score => Ref::Score,
+            Value::Whole => Ref::Value,
+            Value::Json(pointer) => Ref::Json(pointer),
+            Value::Field(field) => Ref::Field(field),
+        };
+        match self.layout {
+            Some(layout) if !layout.has(&name) => Err(self.meaningless(word, layout)),
+            _ => Ok(name),
+        }
+    }
+
+    fn meaningless(&self, word: &str, layout: Layout) -> Mistake {
+        Mistake::new(format!("`{word}` means nothing for {}", layout.entries())).hint(self.known())
     }
 
     /// What `{id}` stands for.

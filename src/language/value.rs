@@ -27,6 +27,11 @@ impl Value {
         let Some((first, rest)) = words.split_first() else {
             return Err(Mistake::new("the value is empty").hint(KNOWN));
         };
+        Self::of(first, rest, text)
+    }
+
+    /// Reads the words of `text` that name a value.
+    pub(super) fn of(first: &[u8], rest: &[Vec<u8>], text: &str) -> Result<Self, Mistake> {
         let verb = shown(first).to_ascii_lowercase();
         match (verb.as_str(), rest) {
             ("score", []) => Ok(Self::Score),
