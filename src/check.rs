@@ -34,6 +34,7 @@ struct Source<'a> {
     survey_interval_ms: u128,
     confirm_for_ms: u128,
     silent_after_ms: u128,
+    unless: Vec<&'a str>,
     companions: Vec<&'a str>,
     notifications: Vec<&'a str>,
 }
@@ -104,6 +105,7 @@ fn source(config: &SourceConfig) -> Source<'_> {
         survey_interval_ms: timing.survey_interval().as_millis(),
         confirm_for_ms: timing.confirm_for().as_millis(),
         silent_after_ms: timing.late_after().as_millis(),
+        unless: source.unless.iter().map(|condition| condition.text.as_str()).collect(),
         companions: source.companions.iter().map(|action| action.text.as_str()).collect(),
         notifications: source.notify.iter().map(|notification| notification.text.as_str()).collect(),
     }
@@ -156,6 +158,9 @@ pub fn write_text(config: &Config, out: &mut dyn Write) -> io::Result<()> {
         }
         if source.group.is_some() && source.container.kind().as_str() == "zset" {
             writeln!(out, "  (with `group` a sorted set is read whole, not by its index)")?;
+        }
+        for condition in &source.unless {
+            writeln!(out, "  protects an entry: {}", condition.text)?;
         }
         for companion in &source.companions {
             writeln!(out, "  goes with an entry: {}", companion.text)?;

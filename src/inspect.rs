@@ -256,7 +256,7 @@ async fn watch(
     // bound: every round sleeps, and the time to look is up
     while clock.now().since(began) < look_for {
         tokio::time::sleep(pause.min(look_for)).await;
-        let looked = store.look(&ids).await?;
+        let looked = store.glance(&ids).await?;
         for (last, found) in last.iter_mut().zip(looked.found) {
             if let Found::Entry { judged: Ok((at, _)), .. } = found
                 && at > *last

@@ -9,7 +9,7 @@
 //! | `main` | parses, builds, waits for a signal, exit code | everything |
 //! | [`cli`] | what a person can type, and the texts made from it: completions, manual | `config`, the orders of `policy` |
 //! | [`config`] | file, environment and flags → one checked configuration | `language`, `policy`, the parts' settings |
-//! | [`language`] | the words, patterns and templates of a source: text → checked values | `policy` |
+//! | [`language`] | the words, patterns, templates and conditions of a source: text → checked values | `policy` |
 //! | [`check`] | what a checked configuration comes to, and the rights it needs | `config`, `policy`, settings of `store` |
 //! | [`assemble`] | a checked configuration → the reapers of a process, and where they are ordered | `config`, `reaper`, `store`, `policy`, `clock`, `text` |
 //! | [`service`] | the daemon with its faces: loops, metrics, endpoints | all of these but `cli` |

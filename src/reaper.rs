@@ -247,6 +247,7 @@ impl Reaper {
             Some((_, count)) => report.skipped.observing += count,
             None => {}
         }
+        report.skipped.protected += self.ledger.count_protected();
         self.tell_survey(&survey, ended.mono.since(began.mono));
         report.now = Some(ended);
         report.survey = Some(Arc::new(survey));
@@ -309,10 +310,11 @@ impl Reaper {
 
     fn tell_survey(&self, survey: &Survey, took: Duration) {
         let source = &*self.store.source().name;
-        let (live, stale, future, unreadable) = (survey.live(), survey.stale, survey.future, survey.unreadable_total());
+        let (live, stale, protected) = (survey.live(), survey.stale, survey.protected);
+        let (future, unreadable) = (survey.future, survey.unreadable_total());
         let (watched, took) = (self.watched(), in_words(took));
         let paused = self.brakes.pause().map(|pause| pause.why.as_str());
-        info!(source, live, stale, future, unreadable, watched, paused, took, "surveyed");
+        info!(source, live, stale, protected, future, unreadable, watched, paused, took, "surveyed");
         if survey.unwatched > 0 {
             warn!(
                 source,
@@ -426,7 +428,7 @@ impl Reaper {
             if self.now().is_none() {
                 return Ok(());
             }
-            let Looked { identity, now, found } = self.store.look(ids).await?;
+            let Looked { identity, now, found } = self.store.glance(ids).await?;
             self.take_in_look(&identity, now, report);
             let looks = found.into_iter().map(|found| match found {
                 Found::Entry { judged, mark, .. } => Some((judged, mark)),
@@ -525,12 +527,15 @@ impl Reaper {
             report.throttled[why.index()] += now.mono.since(since);
         }
         if let Some(pause) = self.brakes.pause() {
-            self.throttled = Some((now.mono, pause.why));
+            self.throttled = self.ledger.watch().is_due(now.mono).then_some((now.mono, pause.why));
             return None;
         }
         if allowance == 0 {
-            self.throttled = Some((now.mono, Throttle::Pace));
-            for id in self.ledger.due(now.mono, CHUNK) {
+            self.throttled = self.ledger.watch().is_due(now.mono).then_some((now.mono, Throttle::Pace));
+            let protected = |id: &EntryId| self.ledger.watch().get(id).is_some_and(|known| known.protected);
+            let mut due = self.ledger.due(now.mono, CHUNK);
+            due.retain(|id| !protected(id));
+            for id in due {
                 report.skipped.limit += u64::from(self.ledger.count_once(&id, Counted::Limit));
             }
             return None;
@@ -585,8 +590,8 @@ impl Reaper {
 
     /// The entry, if it may be struck; else what is remembered of it is brought up to date.
     fn judge(&mut self, id: &EntryId, found: Found, now: Now, report: &mut Report) -> Option<Prepared> {
-        let (judged, mark, prepared) = match found {
-            Found::Entry { judged, mark, prepared } => (judged, mark, prepared),
+        let (judged, mark, protected, prepared) = match found {
+            Found::Entry { judged, mark, protected, prepared } => (judged, mark, protected, prepared),
             Found::Gone => {
                 report.outcomes.add(Outcome::Gone);
                 self.ledger.forget(id);
@@ -597,13 +602,24 @@ impl Reaper {
                 return None;
             }
         };
-        match self.ledger.decide(id, judged, mark, now) {
+        match self.ledger.decide(id, judged, mark, protected, now) {
             Ok(()) => Some(prepared),
+            Err(Refusal::Protected) => {
+                self.count_outcome(id, Outcome::Protected, report);
+                None
+            }
             Err(Refusal::Unconfirmed { .. } | Refusal::Grace { .. } | Refusal::Group { .. }) => {
                 report.skipped.observing += u64::from(self.ledger.count_once(id, Counted::Observing));
                 None
             }
             Err(_) => None,
+        }
+    }
+
+    /// What is protected may stay so for long: it is counted once a mark.
+    fn count_outcome(&mut self, id: &EntryId, outcome: Outcome, report: &mut Report) {
+        if outcome != Outcome::Protected || self.ledger.count_once(id, Counted::Protected) {
+            report.outcomes.add(outcome);
         }
     }
 
@@ -613,7 +629,7 @@ impl Reaper {
         let mut spent = 0;
         let mut untold = 0;
         for (id, outcome) in evicted.outcomes {
-            report.outcomes.add(outcome);
+            self.count_outcome(&id, outcome, report);
             spent += u64::from(matches!(outcome, Outcome::Evicted | Outcome::Unknown));
             if outcome == Outcome::Evicted {
                 let companions = skipped.iter().find(|(known, _)| *known == id).map_or(0, |(_, count)| *count);

@@ -257,7 +257,7 @@ fn entries(survey: &Survey) -> Entries {
         stale: survey.stale,
         future: survey.future,
         unreadable: survey.unreadable_total(),
-        protected: 0,
+        protected: survey.protected,
     }
 }
 

@@ -102,7 +102,6 @@ const NOT_YET: &[&str] = &[
     "let",
     "missing",
     "where",
-    "unless",
     "on_evict",
     "max_fanout",
     "cross_slot",

@@ -8,7 +8,8 @@ use super::reader::{At, Bounds, Notes, Table, boolean, database, duration, one_o
 use super::tree::Node;
 use super::{SourceConfig, guard, notify, zone};
 use crate::language::Mistake;
-use crate::language::action::Action;
+use crate::language::action::{Action, MIN_LITERAL};
+use crate::language::condition::Condition;
 use crate::language::notify::Names;
 use crate::language::pattern::Pattern;
 use crate::language::source::{Container, Kind, LastPing, Source};
@@ -40,6 +41,9 @@ const DEFAULT_THRESHOLD: Duration = Duration::from_secs(300);
 
 /// Of one entry, at one eviction: more than this could not go in one batch.
 const MAX_COMPANIONS: usize = 64;
+
+/// Each is asked of every stale entry, in every survey.
+const MAX_CONDITIONS: usize = 16;
 
 /// Each pattern of a list is a walk through the database.
 const MAX_PATTERNS: usize = 64;
@@ -76,6 +80,7 @@ pub(super) fn read(
     let scope = scope(container.as_ref(), last_ping.as_ref());
     let companions = companions(&mut table, container.as_ref(), &scope, &ignore, notes);
     let group = group(&mut table, &scope, notes);
+    let unless = unless(&mut table, &scope, notes);
     let names = Names { scope, source: name.as_ref().map_or("", |read| read.value.as_str()) };
     let notify =
         notify::read(&mut table, &notify::Around { names, container: container.as_ref(), ignore: &ignore }, notes);
@@ -95,6 +100,7 @@ pub(super) fn read(
             deadline: deadline.map_or(Duration::ZERO, |read| read.value),
             ignore,
             group,
+            unless,
             companions,
             notify,
         };
@@ -252,6 +258,27 @@ fn companions(
     if listed.good.len() > MAX_COMPANIONS {
         let mistake = Mistake::new(format!("{} companions are too many; at most {MAX_COMPANIONS}", listed.good.len()));
         notes.mistake(&listed.place, "companions", table, mistake);
+    }
+    listed.good.into_iter().map(|read| read.value).collect()
+}
+
+fn unless(table: &mut Table, scope: &Scope<'_>, notes: &mut Notes) -> Vec<Condition> {
+    let Some(listed) = table.list(notes, "unless", false, |text| Condition::parse(text, scope)) else {
+        return Vec::new();
+    };
+    if listed.good.len() > MAX_CONDITIONS {
+        let mistake = Mistake::new(format!("{} conditions are too many; at most {MAX_CONDITIONS}", listed.good.len()));
+        notes.mistake(&listed.place, "unless", table, mistake);
+    }
+    for read in &listed.good {
+        let anywhere =
+            read.value.keys().iter().any(|key| key.refs().next().is_some() && key.literal_prefix().len() < MIN_LITERAL);
+        if anywhere {
+            let mistake = Mistake::new(format!("`{}` may lead to any key of the database", read.value.text));
+            let hint = "begin the key with the text that all such keys share: what the eviction script asks for, its user \
+                        must have every right on";
+            notes.warning(&read.place, "unless", table, mistake.hint(hint));
+        }
     }
     listed.good.into_iter().map(|read| read.value).collect()
 }

@@ -126,6 +126,22 @@ fn a_member_that_would_lead_a_companion_to_the_container_can_be_ignored() {
 }
 
 #[test]
+fn what_protects_an_entry_is_read_and_wide_keys_are_warned_of() {
+    let unless = |conditions: &str| accepted(inputs(&format!("{HUB}unless = [{conditions}]\n")));
+    let config = unless(r#""exists job:{id}", "not sismember hubs:{key} {id}", 'get "state {id}" json /s ne "a b"'"#);
+    assert_eq!(config.warnings, []);
+    let texts: Vec<&str> = config.sources[0].source.unless.iter().map(|condition| condition.text.as_str()).collect();
+    let written = ["exists job:{id}", "not sismember hubs:{key} {id}", "get \"state {id}\" json /s ne \"a b\""];
+    assert_eq!(texts, written);
+    let warnings = |conditions| unless(conditions).warnings.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let [warning] = &warnings(r#""exists {id}", "exists busy", "value eq x""#)[..] else { panic!("one warning") };
+    assert!(warning.contains("`exists {id}` may lead to any key of the database"), "{warning}");
+    assert_eq!(warnings(r#""disjoint abc:{id} ab{id}""#).len(), 1);
+    let many = vec![r#""exists a""#; 17].join(", ");
+    assert!(refused(inputs(&format!("{HUB}unless = [{many}]"))).contains("17 conditions are too many; at most 16"));
+}
+
+#[test]
 fn notifications_are_read_inline_and_as_tables() {
     let text = format!(
         "{HUB}notify = [{{ publish = \"off:{{source}}\" }}, {{ xadd = \"left:{{key}}\", payload = \"{{id}}\", maxlen = 10 }}]\n\
@@ -601,7 +617,7 @@ proptest! {
     }
 
     #[test]
-    fn no_setting_makes_it_panic(key in "zset|hash|keys|name|threshold|last_ping|companions|notify|ignore|format|time_zone|deadline|guard|x", value in r#"[^']{0,40}|[0-9]{1,30}"#, quoted in any::<bool>()) {
+    fn no_setting_makes_it_panic(key in "zset|hash|keys|name|threshold|last_ping|companions|notify|ignore|unless|format|time_zone|deadline|guard|x", value in r#"[^']{0,40}|[0-9]{1,30}"#, quoted in any::<bool>()) {
         let value = if quoted { format!("'{value}'") } else { value };
         let _ = load(inputs(&format!("[[source]]\nname = 'a'\nkeys = 'abc{{id}}'\n{key} = {value}\n[[source]]\n{key} = [{value}]\n")));
     }

@@ -7,7 +7,7 @@ use super::{Mistake, nearest, shown, words};
 pub const OWN_PREFIX: &[u8] = b"presence-reaper:";
 
 /// A companion key begins with so many literal bytes, so that no value steers it across the database.
-pub(super) const MIN_LITERAL: usize = 3;
+pub const MIN_LITERAL: usize = 3;
 
 /// One write that belongs to an eviction.
 #[derive(Clone, Debug, PartialEq, Eq)]

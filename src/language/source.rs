@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::action::{Action, MIN_LITERAL, OWN_PREFIX, Verb};
+use super::condition::Condition;
 use super::notify::Notification;
 use super::pattern::Pattern;
 use super::patterns::Patterns;
@@ -34,6 +35,8 @@ pub struct Source {
     pub ignore: Vec<Pattern>,
     /// The label of an entry's writer (E6).
     pub group: Option<Template>,
+    /// Conditions of which any protects a stale entry.
+    pub unless: Vec<Condition>,
     /// What goes with an entry, in the order of the configuration.
     pub companions: Vec<Action>,
     /// Whom to tell of an eviction, in the order of the configuration.

@@ -312,8 +312,7 @@ fn tell_settings(registry: &Registry, labels: &SourceLabels) -> Result<(), Error
     Ok(())
 }
 
-/// Every state of an entry, with how many a survey found in it. Protected are none as long as a source can't say what
-/// protects an entry.
+/// Every state of an entry, with how many a survey found in it.
 fn entries(survey: Option<&Survey>) -> [(&'static str, u64); 5] {
     let count = |of: fn(&Survey) -> u64| survey.map_or(0, of);
     [
@@ -321,7 +320,7 @@ fn entries(survey: Option<&Survey>) -> [(&'static str, u64); 5] {
         ("stale", count(|survey| survey.stale)),
         ("future", count(|survey| survey.future)),
         ("unreadable", count(Survey::unreadable_total)),
-        ("protected", 0),
+        ("protected", count(|survey| survey.protected)),
     ]
 }
 
@@ -335,13 +334,14 @@ fn failures(outcomes: &Outcomes) -> [(&'static str, u64); Blocked::ALL.len() + 1
 }
 
 /// Every reason to pass an entry over, with how many were. One that is gone needed nobody, so it is not among them.
-fn skipped(skipped: &Skipped, outcomes: &Outcomes) -> [(&'static str, u64); 7] {
+fn skipped(skipped: &Skipped, outcomes: &Outcomes) -> [(&'static str, u64); 8] {
     [
         ("dry_run", skipped.dry_run),
         ("spared", outcomes.spared),
         ("observing", skipped.observing),
         ("guard", skipped.guard),
         ("limit", skipped.limit),
+        ("protected", skipped.protected + outcomes.protected),
         ("too_late", outcomes.too_late),
         ("fenced", outcomes.fenced),
     ]

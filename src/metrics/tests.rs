@@ -53,6 +53,7 @@ fn survey() -> Survey {
     survey.count(Freshness::Stale, 30);
     survey.count(Freshness::Future, 2);
     survey.unreadable[Unreadable::Missing.index()] = 3;
+    survey.protected = 4;
     survey.saw(Timestamp::from_millis(1_769_860_830_250));
     survey.saw(Timestamp::from_millis(1_769_774_400_000));
     survey
@@ -63,10 +64,18 @@ fn surveyed(report: &mut Report) {
 }
 
 fn struck(report: &mut Report) {
-    report.outcomes =
-        Outcomes { evicted: 28, spared: 1, gone: 1, too_late: 2, fenced: 3, unknown: 4, blocked: [1, 2, 3, 4, 5] };
+    report.outcomes = Outcomes {
+        evicted: 28,
+        spared: 1,
+        gone: 1,
+        protected: 9,
+        too_late: 2,
+        fenced: 3,
+        unknown: 4,
+        blocked: [1, 2, 3, 4, 5],
+    };
     report.lags = [250, 750, 86_400_001].map(Duration::from_millis).to_vec();
-    report.skipped = Skipped { dry_run: 5, observing: 6, guard: 7, limit: 8 };
+    report.skipped = Skipped { dry_run: 5, observing: 6, guard: 7, limit: 8, protected: 10 };
     report.companions_skipped = 9;
     report.notified = Notified { attempted: [28, 27], failed: [0, 3], skipped: 1 };
     report.throttled[Throttle::Pace.index()] = Duration::from_millis(1_500);
@@ -190,7 +199,7 @@ fn the_number_of_series_is_known() {
 /// Series that do not depend on the sources.
 const OF_PROCESS: usize = 131;
 /// Series of each source.
-const OF_SOURCE: usize = 122;
+const OF_SOURCE: usize = 123;
 
 #[test]
 fn two_sources_of_one_name_are_refused() {
@@ -235,8 +244,8 @@ fn every_field_of_a_report_has_its_series() {
         (Verb::Survey, surveyed, "entries{source=\"hub\",state=\"stale\"}", 30.0),
         (Verb::Survey, surveyed, "entries{source=\"hub\",state=\"future\"}", 2.0),
         (Verb::Survey, surveyed, "entries{source=\"hub\",state=\"unreadable\"}", 3.0),
-        (Verb::Survey, surveyed, "entries{source=\"hub\",state=\"protected\"}", 0.0),
-        (Verb::Survey, surveyed, "entries_scanned_total{source=\"hub\"}", 135.0),
+        (Verb::Survey, surveyed, "entries{source=\"hub\",state=\"protected\"}", 4.0),
+        (Verb::Survey, surveyed, "entries_scanned_total{source=\"hub\"}", 139.0),
         (Verb::Survey, surveyed, "entries_unreadable_total{reason=\"missing\",source=\"hub\"}", 3.0),
         (Verb::Survey, surveyed, "newest_ping_timestamp_seconds{source=\"hub\"}", 1_769_860_830.25),
         (Verb::Survey, surveyed, "oldest_ping_timestamp_seconds{source=\"hub\"}", 1_769_774_400.0),
@@ -247,6 +256,7 @@ fn every_field_of_a_report_has_its_series() {
         (Verb::Strike, struck, "evictions_skipped_total{reason=\"observing\",source=\"hub\"}", 6.0),
         (Verb::Strike, struck, "evictions_skipped_total{reason=\"guard\",source=\"hub\"}", 7.0),
         (Verb::Strike, struck, "evictions_skipped_total{reason=\"limit\",source=\"hub\"}", 8.0),
+        (Verb::Strike, struck, "evictions_skipped_total{reason=\"protected\",source=\"hub\"}", 19.0),
         (Verb::Strike, struck, "eviction_failures_total{reason=\"unknown\",source=\"hub\"}", 4.0),
         (Verb::Strike, struck, "eviction_lag_seconds_bucket{source=\"hub\",le=\"1\"}", 2.0),
         (Verb::Strike, struck, "eviction_lag_seconds_bucket{source=\"hub\",le=\"86400\"}", 2.0),

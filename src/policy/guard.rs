@@ -228,7 +228,7 @@ pub struct Guard {
     mass_until: Option<Monotonic>,
     groups: Groups,
     slice: Option<Slice>,
-    /// Entries at the last survey.
+    /// Entries at the last survey that nothing protected.
     population: u64,
     regret: Regret,
     /// Evicted entries found back since the last conclusion.
@@ -347,6 +347,11 @@ impl Guard {
     pub fn pinged_again(&mut self, before: Sampled, after: (Timestamp, Mark), looked: Monotonic, now: Now) {
         self.heard(Some(after.0), now);
         self.intervals.pinged_again(before, after, looked, now);
+    }
+
+    /// Takes in that a survey found an entry protected: one that works on without a ping says nothing of the interval.
+    pub fn protected(&mut self, id: &EntryId) {
+        self.intervals.forget(id);
     }
 
     /// A silence that was released stays so until a ping; one that shows between two surveys frees nobody either.
@@ -513,7 +518,7 @@ impl Guard {
         match &mut self.silence {
             None => {
                 // One that began out of our sight may have left nobody live: then the stale could all have been.
-                let recent = self.recent.unwrap_or(survey.live() + survey.stale).max(survey.live());
+                let recent = self.recent.unwrap_or(survey.live() + survey.stale + survey.protected).max(survey.live());
                 let small = recent < SMALL_SOURCE;
                 self.silence =
                     Some(Silence { since: now.mono, before: Duration::ZERO, newest, small, released: false });
@@ -551,7 +556,7 @@ impl Guard {
             // Whoever was missing is back: there is no mass left of which a few could go first.
             self.slice = self.slice.filter(|slice| slice.until.is_some());
         }
-        self.population = survey.population();
+        self.population = survey.unprotected();
         mass && !was
     }
 

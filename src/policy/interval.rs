@@ -104,7 +104,8 @@ impl Intervals {
         }
     }
 
-    /// Takes in that an entry was evicted: one of that id that comes is another client, or a mistake, and no slow ping.
+    /// Takes in that an entry was evicted (one of that id that comes is another client, or a mistake, and no slow ping), or
+    /// is protected.
     pub fn forget(&mut self, id: &EntryId) {
         self.tracked.remove(id);
     }

@@ -63,6 +63,7 @@ struct LastSurvey {
     identity: Identity,
     began: Now,
     ended: Now,
+    /// Entries that nothing protected.
     population: u64,
 }
 
@@ -88,6 +89,8 @@ pub enum Counted {
     Guard,
     /// E8 kept it.
     Limit,
+    /// E9 kept it.
+    Protected,
 }
 
 impl Ledger {
@@ -255,10 +258,11 @@ impl Ledger {
         // A survey is no pulse: where one follows another every heartbeat, the conclusions of pulses are still drawn.
         self.pulsed.get_or_insert(ended.mono);
         let candidates = std::mem::take(&mut survey.candidates);
+        candidates.iter().filter(|one| one.protected).for_each(|one| self.guard.protected(&one.id));
         let kept_all = survey.unwatched == 0;
         self.watch.observe(candidates, kept_all, self.seen_through, ended, &self.timing);
         self.seen_through = kept_all.then_some(began.mono);
-        self.last = Some(LastSurvey { identity: identity.clone(), began, ended, population: survey.population() });
+        self.last = Some(LastSurvey { identity: identity.clone(), began, ended, population: survey.unprotected() });
         Learned { breaks, changes, turns }
     }
 
@@ -351,6 +355,9 @@ impl Ledger {
             let before =
                 Sampled { id: id.clone(), mark: watched.mark, last_ping: watched.last_ping, seen: watched.since };
             self.guard.pinged_again(before, (last_ping, mark), looked, now);
+            if watched.protected {
+                self.guard.protected(id);
+            }
         }
     }
 
@@ -368,7 +375,7 @@ impl Ledger {
             _ if self.watch.is_closed() => self.watch.forget(id),
             // The mark may still stand: the next look tells.
             Outcome::Spared | Outcome::TooLate | Outcome::Fenced => self.watch.postpone(id, now.plus(heartbeat / 10)),
-            Outcome::Blocked(_) | Outcome::Unknown => self.watch.postpone(id, now.plus(heartbeat)),
+            Outcome::Protected | Outcome::Blocked(_) | Outcome::Unknown => self.watch.postpone(id, now.plus(heartbeat)),
         }
     }
 
@@ -389,22 +396,30 @@ impl Ledger {
 
     /// Whether an entry, re-read at `now`, may be struck; if not, it is looked at again when that may have changed.
     /// [`Self::found`] comes first, for all that was re-read with it.
+    /// `protected`: a condition that protects it was found to hold.
     ///
     /// # Errors
     /// The first condition that it fails.
-    pub fn decide(&mut self, id: &EntryId, judged: Judged, mark: Mark, now: Now) -> Result<(), Refusal> {
-        let decided = rule::decide(&self.facts(), judged, mark, self.watch.get(id), now);
+    pub fn decide(
+        &mut self,
+        id: &EntryId,
+        judged: Judged,
+        mark: Mark,
+        protected: bool,
+        now: Now,
+    ) -> Result<(), Refusal> {
+        let decided = rule::decide(&self.facts(), judged, mark, protected, self.watch.get(id), now);
         self.defer(id, decided, now)
     }
 
-    /// What [`Self::decide`] would say of an entry whose mark still stood: for a run that strikes nothing and so
+    /// What [`Self::decide`] would say of an entry whose mark and protection still stood: for a run that strikes nothing and so
     /// re-reads nothing. Either way it is looked at again later.
     ///
     /// # Errors
     /// The first condition that it fails.
     pub fn decide_unread(&mut self, id: &EntryId, now: Now) -> Result<(), Refusal> {
         let watched = self.watch.get(id).ok_or(Refusal::Moved)?;
-        let decided = rule::decide_watched(&self.facts(), watched, now);
+        let decided = rule::decide_watched(&self.facts(), watched.protected, watched, now);
         if decided.is_ok() {
             self.watch.postpone(id, now.mono.plus(self.timing.heartbeat_interval));
         }
@@ -417,7 +432,8 @@ impl Ledger {
             Err(Refusal::Unconfirmed { until } | Refusal::Grace { until } | Refusal::Group { until }) => {
                 self.watch.postpone(id, *until)
             }
-            Err(Refusal::Held(_) | Refusal::FactsTooOld) => {
+            Err(Refusal::Protected) if self.watch.is_closed() => self.watch.forget(id),
+            Err(Refusal::Held(_) | Refusal::FactsTooOld | Refusal::Protected) => {
                 self.watch.postpone(id, now.mono.plus(self.timing.heartbeat_interval));
             }
             Err(Refusal::Unreadable(_) | Refusal::Future | Refusal::Live | Refusal::Moved) => self.watch.forget(id),
@@ -448,16 +464,17 @@ impl Ledger {
         Some(schedule::next_survey_after(began.mono, took, silent.unwrap_or(interval), &self.timing, chance))
     }
 
-    /// Whether nothing can go before another survey: the pulse doubts, or something is due and the facts are too old.
+    /// Whether nothing can go before another survey: the pulse doubts, or something that nothing protects is due and the
+    /// facts are too old.
     pub fn wants_survey(&self, mono: Monotonic) -> bool {
-        let due = || self.watch.next_due().is_some_and(|due| due <= mono);
         let Some(now) = self.now(mono) else { return true };
         // One that takes longer than what it tells is good for helps nobody by coming at once.
         let slow = self
             .last
             .as_ref()
             .is_some_and(|last| last.ended.mono.since(last.began.mono) > self.timing.facts_valid_for());
-        self.doubt().is_some() || !slow && due() && self.decide_source(now) == Err(Refusal::FactsTooOld)
+        let too_old = || self.decide_source(now) == Err(Refusal::FactsTooOld) && self.watch.is_due(mono);
+        self.doubt().is_some() || !slow && too_old()
     }
 
     /// What the pulse holds against going on before the next survey, if anything.
@@ -577,6 +594,11 @@ impl Ledger {
         Some((reason, self.watch.count_stale_once(reason as u8, now.server, &self.timing)))
     }
 
+    /// How many watched entries something protects that were not counted for that before; counts them.
+    pub fn count_protected(&mut self) -> u64 {
+        self.watch.count_protected_once(Counted::Protected as u8)
+    }
+
     /// For a single run: from now on only what is stale already is watched.
     pub fn close(&mut self, mono: Monotonic) {
         if let Some(now) = self.now(mono) {
@@ -598,6 +620,7 @@ fn since(earlier: Timestamp, now: Now) -> Duration {
 mod tests {
     use super::super::memory::{Guards, Sight};
     use super::super::ping::Unit;
+    use super::super::survey::Which;
     use super::*;
 
     const TIMING: Timing = Timing { threshold: Duration::from_secs(300), heartbeat_interval: Duration::from_secs(30) };
@@ -736,7 +759,67 @@ mod tests {
         let (id, pinged) = (EntryId::key(*b"0"), Ok((at(1_009).server, Unit::UnixMs)));
         let mark = Mark::of([Some(&b"new"[..])]);
         ledger.found(&id, pinged, mark, at(1_010));
-        let refused = ledger.decide(&id, pinged, mark, at(1_010));
+        let refused = ledger.decide(&id, pinged, mark, false, at(1_010));
         assert_eq!((refused, ledger.groups()), (Err(Refusal::Live), (2, 0)));
+    }
+
+    /// What is known after one survey of entries of these ages, each protected or not, and of somebody who pings.
+    fn surveyed_protected(entries: &[(u64, bool)], drawn: bool) -> Ledger {
+        let mut ledger = Ledger::new(TIMING, &guard::Settings::default(), Lifted::default());
+        let mut survey = Survey::new(TIMING);
+        let last_ping = |age| at(1_000).server.minus(Duration::from_secs(age));
+        survey.observe(Ok((last_ping(0), Unit::UnixMs)), Mark::of([]), at(1_000), || EntryId::key(*b"live"));
+        for (n, (age, protected)) in entries.iter().enumerate() {
+            let (id, last_ping) = (EntryId::key(n.to_string().into_bytes()), last_ping(*age));
+            if drawn {
+                let entry = Sampled { id: id.clone(), mark: Mark::of([]), last_ping, seen: at(1_000).mono };
+                survey.draw(Which::Measured, entry, at(1_000).server);
+            }
+            match protected {
+                true => survey.observe_protected(None, (last_ping, Unit::UnixMs), Mark::of([]), at(1_000), id),
+                false => survey.observe(Ok((last_ping, Unit::UnixMs)), Mark::of([]), at(1_000), || id),
+            }
+        }
+        ledger.surveyed(&Identity::default(), at(1_000), at(1_000), &mut survey);
+        ledger
+    }
+
+    #[test]
+    fn e9_what_is_protected_asks_for_no_survey() {
+        for (protected, wanted) in [(true, false), (false, true)] {
+            let ledger = surveyed_protected(&[(200, protected)], false);
+            let late = at(1_000 + 300 + 181).mono;
+            assert!(ledger.watch().next_due().is_some_and(|due| due <= late));
+            let mut ledger = ledger;
+            ledger.continuity = Continuity::resumed(
+                TIMING,
+                Duration::ZERO,
+                Identity::default(),
+                at(1_000),
+                Duration::from_secs(86_400),
+            );
+            assert_eq!(ledger.wants_survey(late), wanted, "protected: {protected}");
+        }
+    }
+
+    /// A worker that does not ping while it works, and is protected for that long.
+    #[test]
+    fn e9_what_was_protected_and_pings_again_does_not_ping_slowly() {
+        let ids = ["0", "1"].map(|id| EntryId::key(id.as_bytes()));
+        let back = (Ok((at(1_020).server, Unit::UnixMs)), Mark::of([Some(&b"new"[..])]));
+        for (drawn, protected) in [(false, true), (true, true), (false, false)] {
+            let mut ledger = surveyed_protected(&[(1_000, protected); 2], drawn);
+            for id in &ids {
+                ledger.found(id, back.0, back.1, at(1_020));
+            }
+            ledger.sampled_looked(ids.clone().map(|id| (id, Some(back))), at(1_020));
+            let changes = ledger.pulsed(at(1_020).mono);
+            assert_eq!(changes.contains(&Change::WrongInterval), !protected, "drawn: {drawn}");
+        }
+    }
+
+    #[test]
+    fn e9_a_share_of_the_source_is_none_of_the_protected() {
+        assert_eq!(surveyed_protected(&[(1_000, true), (1_000, false)], false).population(), 2);
     }
 }

@@ -9,6 +9,8 @@ pub enum Outcome {
     Spared,
     /// Not there any more.
     Gone,
+    /// Left alone because something protects it (E9).
+    Protected,
     /// Left whole, because something in the way would have stopped the script half-way.
     Blocked(Blocked),
     /// The command ran outside its window and did nothing.
@@ -64,6 +66,8 @@ pub struct Outcomes {
     pub spared: u64,
     /// [`Outcome::Gone`]
     pub gone: u64,
+    /// [`Outcome::Protected`]
+    pub protected: u64,
     /// [`Outcome::TooLate`]
     pub too_late: u64,
     /// [`Outcome::Fenced`]
@@ -81,6 +85,7 @@ impl Outcomes {
             Outcome::Evicted => self.evicted += 1,
             Outcome::Spared => self.spared += 1,
             Outcome::Gone => self.gone += 1,
+            Outcome::Protected => self.protected += 1,
             Outcome::TooLate => self.too_late += 1,
             Outcome::Fenced => self.fenced += 1,
             Outcome::Unknown => self.unknown += 1,
@@ -93,6 +98,7 @@ impl Outcomes {
         self.evicted += other.evicted;
         self.spared += other.spared;
         self.gone += other.gone;
+        self.protected += other.protected;
         self.too_late += other.too_late;
         self.fenced += other.fenced;
         self.unknown += other.unknown;

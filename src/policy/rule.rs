@@ -1,7 +1,6 @@
 //! The rule: an entry may be evicted when every condition E1 to E9 holds. One pure function decides.
 //!
-//! E7 is decided by the script inside Redis, at the moment of the deed; E9 has no settings that could ask for it in this
-//! version.
+//! E7 is decided by the script inside Redis, at the moment of the deed, and E9 is asked there again.
 
 use super::continuity::Continuity;
 use super::duration::in_words;
@@ -42,6 +41,8 @@ pub enum Refusal {
     Held(Hold),
     /// E5: what the guards know is too old, or the pulse has put it in doubt: survey first.
     FactsTooOld,
+    /// E9: something protects it.
+    Protected,
 }
 
 /// What is known of a source when one of its entries is judged.
@@ -78,11 +79,13 @@ pub fn decide_source(facts: &Facts<'_>, now: Now) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Whether one entry, read afresh at `now`, may be evicted; else the first condition that fails.
+/// Whether one entry, read afresh at `now`, may be evicted; else the first condition that fails. `protected`: a
+/// condition that protects it was found to hold.
 pub fn decide(
     facts: &Facts<'_>,
     judged: Judged,
     mark: Mark,
+    protected: bool,
     watched: Option<&Watched>,
     now: Now,
 ) -> Result<(), Refusal> {
@@ -93,11 +96,12 @@ pub fn decide(
         Freshness::Stale => {}
     }
     let watched = watched.filter(|watched| watched.mark == mark).ok_or(Refusal::Moved)?;
-    decide_watched(facts, watched, now)
+    decide_watched(facts, protected, watched, now)
 }
 
-/// Whether an entry may go that is stale and still bears the mark it is watched for: what is left of the rule, E3 to E6.
-pub fn decide_watched(facts: &Facts<'_>, watched: &Watched, now: Now) -> Result<(), Refusal> {
+/// Whether an entry may go that is stale and still bears the mark it is watched for: what is left of the rule, E3 to E6
+/// and E9.
+pub fn decide_watched(facts: &Facts<'_>, protected: bool, watched: &Watched, now: Now) -> Result<(), Refusal> {
     if now.mono < watched.confirmed {
         return Err(Refusal::Unconfirmed { until: watched.confirmed });
     }
@@ -105,8 +109,10 @@ pub fn decide_watched(facts: &Facts<'_>, watched: &Watched, now: Now) -> Result<
         return Err(Refusal::Grace { until });
     }
     decide_source(facts, now)?;
-    let kept = watched.group.as_deref().and_then(|label| facts.guard.groups().keeps(label, now));
-    kept.map_or(Ok(()), |until| Err(Refusal::Group { until }))
+    if let Some(until) = watched.group.as_deref().and_then(|label| facts.guard.groups().keeps(label, now)) {
+        return Err(Refusal::Group { until });
+    }
+    if protected { Err(Refusal::Protected) } else { Ok(()) }
 }
 
 /// Why the source holds at `now`, if it does: what its state, its metric and its report say.
@@ -214,7 +220,14 @@ mod tests {
             let now = at(millis);
             continuity.looked(&Identity::default(), now, now);
             guard.observe(&beating(now), now);
-            let candidate = Candidate { id: id(), mark: mark(), last_ping: at(0).server, seen: now.mono, group: None };
+            let candidate = Candidate {
+                id: id(),
+                mark: mark(),
+                last_ping: at(0).server,
+                seen: now.mono,
+                protected: false,
+                group: None,
+            };
             watch.observe(vec![candidate], true, None, now, &TIMING);
         }
         World { continuity, guard, watch, surveyed: Some((now.mono, now.mono)) }
@@ -233,7 +246,7 @@ mod tests {
     }
 
     fn judge(world: &World, last_ping: Judged, mark: Mark, now: Now) -> Result<(), Refusal> {
-        decide(&facts(world), last_ping, mark, world.watch.get(&id()), now)
+        decide(&facts(world), last_ping, mark, false, world.watch.get(&id()), now)
     }
 
     fn pinged(millis: u64) -> Judged {
@@ -260,7 +273,14 @@ mod tests {
         assert_eq!(judge(&world, pinged(0), Mark::of([]), at(300_000)), Err(Refusal::Moved));
         world.watch.clear();
         assert_eq!(judge(&world, pinged(0), mark(), at(300_000)), Err(Refusal::Moved), "never looked at");
-        let seen = Candidate { id: id(), mark: mark(), last_ping: at(0).server, seen: at(210_001).mono, group: None };
+        let seen = Candidate {
+            id: id(),
+            mark: mark(),
+            last_ping: at(0).server,
+            seen: at(210_001).mono,
+            protected: false,
+            group: None,
+        };
         world.watch.observe(vec![seen], true, None, at(210_001), &TIMING);
         let until = at(300_001).mono;
         assert_eq!(judge(&world, pinged(0), mark(), at(300_000)), Err(Refusal::Unconfirmed { until }));
@@ -303,5 +323,17 @@ mod tests {
         world.guard.observe(&silent, at(300_000));
         let refusal = judge(&world, pinged(0), mark(), at(300_000));
         assert!(matches!(&refusal, Err(Refusal::Held(hold)) if hold.state == State::Silent), "{refusal:?}");
+    }
+
+    #[test]
+    fn e9_what_is_protected_stays_whatever_else_holds() {
+        let world = world(at(300_000));
+        let judge = |last_ping, now| {
+            let decided = decide(&facts(&world), pinged(last_ping), mark(), true, world.watch.get(&id()), now);
+            decided.unwrap_err()
+        };
+        assert_eq!(judge(0, at(300_000)), Refusal::Protected);
+        assert_eq!(judge(1, at(300_000)), Refusal::Live, "the first condition that fails is told");
+        assert_eq!(judge(0, at(480_001)), Refusal::FactsTooOld);
     }
 }

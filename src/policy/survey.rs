@@ -69,6 +69,8 @@ pub struct Candidate {
     pub last_ping: Timestamp,
     /// When we read that.
     pub seen: Monotonic,
+    /// It is stale, and something protects it (E9).
+    pub protected: bool,
     /// The label of its group, where the source names one.
     pub group: Option<Bytes>,
 }
@@ -94,8 +96,10 @@ pub struct Survey {
     pub fresh: u64,
     /// Live entries from three heartbeats on.
     pub late: u64,
-    /// Entries at or over the threshold.
+    /// Entries at or over the threshold that nothing protects.
     pub stale: u64,
+    /// Entries at or over the threshold that something protects (E9).
+    pub protected: u64,
     /// Entries whose last ping lies ahead of server time by more than the tolerance.
     pub future: u64,
     /// Entries that can't be judged, by [`Unreadable::index`].
@@ -110,6 +114,8 @@ pub struct Survey {
     pub ages: Ages,
     /// Those that may be due before the next survey.
     pub candidates: Vec<Candidate>,
+    /// Where among them the protected are.
+    protected_places: Vec<usize>,
     /// Candidates beyond [`MAX_CANDIDATES`].
     pub unwatched: u64,
     /// The stale entries with the oldest last pings, oldest first, as many as are wanted.
@@ -160,6 +166,7 @@ impl Survey {
             fresh: 0,
             late: 0,
             stale: 0,
+            protected: 0,
             future: 0,
             unreadable: Default::default(),
             times: Default::default(),
@@ -167,6 +174,7 @@ impl Survey {
             oldest: None,
             ages: Ages::new(&timing),
             candidates: Vec::new(),
+            protected_places: Vec::new(),
             unwatched: 0,
             oldest_stale: BTreeSet::new(),
             oldest_live: BTreeSet::new(),
@@ -208,18 +216,10 @@ impl Survey {
                 return;
             }
         };
-        self.times[unit.index()] += 1;
-        let freshness = self.timing.judge(last_ping, now.server);
-        self.count(freshness, 1);
+        let (freshness, group) = self.tally(label, last_ping, unit, now);
         if freshness == Freshness::Future {
             return;
         }
-        let sign_of_life = (last_ping <= self.timing.sign_of_life_until(now.server)).then_some(last_ping);
-        if let Some(last_ping) = sign_of_life {
-            self.saw(last_ping);
-        }
-        let group = label.and_then(|label| self.groups.count(label, freshness, sign_of_life));
-        self.ages.add(now.server.millis_since(last_ping), 1);
         let may_be_due = last_ping <= now.server.minus(self.timing.watch_from());
         let places = self.offer(last_ping, freshness, group.as_ref(), now.server);
         if may_be_due || self.wanted.live || places.any() {
@@ -227,7 +227,7 @@ impl Survey {
             self.keep(places, group.as_ref(), || Sampled { id: id.clone(), mark, last_ping, seen: now.mono });
             self.name(freshness, last_ping, now, &id);
             if may_be_due {
-                self.watch(Candidate { id, mark, last_ping, seen: now.mono, group });
+                self.watch(Candidate { id, mark, last_ping, seen: now.mono, protected: false, group });
             }
         }
     }
@@ -284,6 +284,51 @@ impl Survey {
         }
     }
 
+    /// Counts one entry that was stale when it was read at `now`, and that something protects. It stands for nobody in a
+    /// sample.
+    pub fn observe_protected(
+        &mut self,
+        label: Option<&[u8]>,
+        (last_ping, unit): (Timestamp, Unit),
+        mark: Mark,
+        now: Now,
+        id: EntryId,
+    ) {
+        let (_, group) = self.tally(label, last_ping, unit, now);
+        self.protect(Candidate { id, mark, last_ping, seen: now.mono, protected: true, group }, now);
+    }
+
+    /// Takes an entry that was counted as stale at `now` for a protected one. It has no place among those that would
+    /// go, their ages and their names; watched it is, for whatever protects it may end.
+    pub fn protect(&mut self, entry: Candidate, now: Now) {
+        self.stale = self.stale.saturating_sub(1);
+        self.protected += 1;
+        self.ages.remove(now.server.millis_since(entry.last_ping));
+        self.watch(Candidate { protected: true, ..entry });
+    }
+
+    /// Counts one time; says where it stands, and which group it counts in.
+    fn tally(
+        &mut self,
+        label: Option<&[u8]>,
+        last_ping: Timestamp,
+        unit: Unit,
+        now: Now,
+    ) -> (Freshness, Option<Bytes>) {
+        self.times[unit.index()] += 1;
+        let freshness = self.timing.judge(last_ping, now.server);
+        self.count(freshness, 1);
+        if freshness == Freshness::Future {
+            return (freshness, None);
+        }
+        let sign_of_life = (last_ping <= self.timing.sign_of_life_until(now.server)).then_some(last_ping);
+        if let Some(last_ping) = sign_of_life {
+            self.saw(last_ping);
+        }
+        self.ages.add(now.server.millis_since(last_ping), 1);
+        (freshness, label.and_then(|label| self.groups.count(label, freshness, sign_of_life)))
+    }
+
     /// Adds `count` entries that stand at `freshness`.
     pub fn count(&mut self, freshness: Freshness, count: u64) {
         match freshness {
@@ -302,16 +347,29 @@ impl Survey {
 
     /// Keeps an entry that may be due before the next survey.
     pub fn watch(&mut self, candidate: Candidate) {
-        if self.watches_more() {
-            self.candidates.push(candidate);
-        } else if self.wanted.candidates {
-            self.unwatched += 1;
+        if !self.wanted.candidates {
+            return;
+        }
+        let full = self.candidates.len() >= MAX_CANDIDATES;
+        self.unwatched += u64::from(full);
+        match (full, candidate.protected) {
+            (false, protected) => {
+                self.protected_places.extend(protected.then_some(self.candidates.len()));
+                self.candidates.push(candidate);
+            }
+            (true, true) => {}
+            // The protected, however many, never hide the dead.
+            (true, false) => {
+                if let Some(place) = self.protected_places.pop() {
+                    self.candidates[place] = candidate;
+                }
+            }
         }
     }
 
-    /// Whether there is room for another candidate.
+    /// Whether there is room for another candidate that is not protected.
     pub fn watches_more(&self) -> bool {
-        self.wanted.candidates && self.candidates.len() < MAX_CANDIDATES
+        self.wanted.candidates && (self.candidates.len() < MAX_CANDIDATES || !self.protected_places.is_empty())
     }
 
     /// What is wanted beside the counts.
@@ -373,9 +431,14 @@ impl Survey {
         self.unreadable.iter().sum()
     }
 
+    /// Everything that nothing protects: what a share of the source is a share of.
+    pub fn unprotected(&self) -> u64 {
+        self.population() - self.protected
+    }
+
     /// Everything that was seen.
     pub fn population(&self) -> u64 {
-        self.live() + self.stale + self.future + self.unreadable_total()
+        self.live() + self.stale + self.protected + self.future + self.unreadable_total()
     }
 }
 
@@ -416,9 +479,19 @@ impl Ages {
 
     /// Adds `count` entries of one age; a negative age (a clock within tolerance ahead) is none.
     pub fn add(&mut self, age_ms: i64, count: u64) {
-        let age = Duration::from_millis(age_ms.max(0).unsigned_abs());
-        let bucket = self.edges.partition_point(|edge| *edge < age);
+        let bucket = self.bucket(age_ms);
         self.counts[bucket] += count;
+    }
+
+    /// Takes back one entry of this age.
+    fn remove(&mut self, age_ms: i64) {
+        let bucket = self.bucket(age_ms);
+        self.counts[bucket] = self.counts[bucket].saturating_sub(1);
+    }
+
+    fn bucket(&self, age_ms: i64) -> usize {
+        let age = Duration::from_millis(age_ms.max(0).unsigned_abs());
+        self.edges.partition_point(|edge| *edge < age)
     }
 
     /// The buckets, youngest first: upper edge (none: no limit) and how many lie in it and in no younger one.
@@ -460,6 +533,46 @@ mod tests {
         assert_eq!((survey.fresh, survey.late, survey.stale, survey.future), (2, 2, 2, 1));
         assert_eq!((survey.unreadable_total(), survey.population()), (1, 8));
         assert_eq!(survey.ages.buckets().map(|(_, count)| count).sum::<u64>(), 6, "live and stale");
+    }
+
+    #[test]
+    fn e9_what_is_protected_is_counted_apart_and_watched_all_the_same() {
+        let mut survey = survey(&[0, 300_000]);
+        let at = Timestamp::from_millis(NOW.server.millis() - 400_000);
+        survey.observe_protected(None, (at, Unit::UnixMs), Mark::of([]), NOW, EntryId::key(*b"p"));
+        assert_eq!((survey.stale, survey.protected, survey.would_evict(), survey.population()), (1, 1, 1, 3));
+        assert_eq!(survey.ages.buckets().map(|(_, count)| count).sum::<u64>(), 2, "live and stale");
+        assert_eq!((survey.oldest, survey.times[Unit::UnixMs.index()]), (Some(at), 3));
+        assert_eq!(survey.oldest_stale.len(), 1, "none of those that would go");
+        assert_eq!(survey.candidates.iter().map(|one| one.protected).collect::<Vec<_>>(), [false, true]);
+    }
+
+    #[test]
+    fn e9_what_is_protected_keeps_its_group_and_stands_for_nobody() {
+        let mut survey = survey(&[]);
+        let at = Timestamp::from_millis(NOW.server.millis() - 400_000);
+        survey.observe_protected(Some(b"a"), (at, Unit::UnixMs), Mark::of([]), NOW, EntryId::key(*b"p"));
+        assert_eq!(survey.candidates.iter().map(|one| one.group.as_deref()).collect::<Vec<_>>(), [Some(&b"a"[..])]);
+        assert!(survey.sample.entries().is_empty() && survey.fresh_sample.entries().is_empty());
+        assert_eq!((survey.population(), survey.unprotected()), (1, 0));
+    }
+
+    #[test]
+    fn e9_the_protected_make_room_for_the_dead() {
+        let mut survey = survey(&[]);
+        let at = Timestamp::from_millis(NOW.server.millis() - 400_000);
+        let mut id = (0..).map(|n: u64| EntryId::key(n.to_be_bytes()));
+        for id in id.by_ref().take(MAX_CANDIDATES - 1) {
+            survey.observe_protected(None, (at, Unit::UnixMs), Mark::of([]), NOW, id);
+        }
+        for id in id.by_ref().take(3) {
+            survey.observe(Ok((at, Unit::UnixMs)), Mark::of([]), NOW, || id);
+        }
+        let dead = survey.candidates.iter().filter(|one| !one.protected).count();
+        assert_eq!((survey.candidates.len(), dead, survey.unwatched), (MAX_CANDIDATES, 3, 2));
+        survey.observe_protected(None, (at, Unit::UnixMs), Mark::of([]), NOW, EntryId::key(*b"p"));
+        assert_eq!((survey.candidates.len(), survey.unwatched), (MAX_CANDIDATES, 3));
+        assert!(survey.watches_more());
     }
 
     #[test]

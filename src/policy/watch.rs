@@ -19,6 +19,8 @@ pub struct Watched {
     pub since: Monotonic,
     /// When it will have been seen for long enough (E3).
     pub confirmed: Monotonic,
+    /// Something protected it when it was last surveyed (E9).
+    pub protected: bool,
     /// It was older than it could be: its time means nothing.
     misdated: bool,
     /// The label of its group, where the source names one.
@@ -80,7 +82,10 @@ impl Watch {
     fn see(&mut self, candidate: Candidate, previous: Option<Monotonic>, now: Now, timing: &Timing) {
         let known = self.entries.get(&candidate.id);
         match known {
-            Some(known) if known.mark == candidate.mark => {}
+            Some(known) if known.mark == candidate.mark => {
+                let (id, due) = (candidate.id, known.due);
+                self.shield(&id, candidate.protected, due, now.mono.plus(timing.heartbeat_interval));
+            }
             None if self.closed => {}
             _ => {
                 let stale_at = now.when(candidate.last_ping.plus(timing.threshold));
@@ -97,9 +102,20 @@ impl Watch {
                 let misdated = kept_until.is_some_and(|until| confirmed < until);
                 let confirmed = confirmed.max(kept_until.unwrap_or_default());
                 let due = stale_at.max(confirmed);
-                let Candidate { id, mark, last_ping, seen: since, group } = candidate;
-                self.put(id, Watched { mark, last_ping, since, confirmed, misdated, group, due, counted: 0 });
+                let Candidate { id, mark, last_ping, seen: since, protected, group } = candidate;
+                let known =
+                    Watched { mark, last_ping, since, confirmed, protected: false, misdated, group, due, counted: 0 };
+                self.put(id.clone(), known);
+                self.shield(&id, protected, due, now.mono.plus(timing.heartbeat_interval));
             }
+        }
+    }
+
+    /// Notes whether something protects an entry that is `due`: what does is asked again no earlier than `again`.
+    fn shield(&mut self, id: &EntryId, protected: bool, due: Monotonic, again: Monotonic) {
+        if let Some(known) = self.entries.get(id).filter(|known| protected || known.protected) {
+            let due = if protected { due.max(again) } else { due };
+            self.put(id.clone(), Watched { protected, due, ..known.clone() });
         }
     }
 
@@ -139,17 +155,23 @@ impl Watch {
         self.queue.iter().take_while(|(due, _)| *due <= now).take(limit).map(|(_, id)| id.clone()).collect()
     }
 
+    /// Whether anything is due at `now` that nothing protected when it was last surveyed.
+    pub fn is_due(&self, now: Monotonic) -> bool {
+        let mut due = self.queue.iter().take_while(|(due, _)| *due <= now);
+        due.any(|(_, id)| self.get(id).is_some_and(|known| !known.protected))
+    }
+
     /// When the next entry is due.
     pub fn next_due(&self) -> Option<Monotonic> {
         self.queue.first().map(|(due, _)| *due)
     }
 
-    /// Keeps only what is stale at `now` and takes in nothing more: the candidates of a single run.
+    /// Keeps only what is stale at `now` and unprotected, and takes in nothing more: the candidates of a single run.
     pub fn close(&mut self, now: Timestamp, timing: &Timing) {
         let stale_before = now.minus(timing.threshold);
-        let live: Vec<EntryId> =
-            self.entries.iter().filter(|(_, known)| known.last_ping > stale_before).map(|(id, _)| id.clone()).collect();
-        for id in live {
+        let staying = self.entries.iter().filter(|(_, known)| known.last_ping > stale_before || known.protected);
+        let staying: Vec<EntryId> = staying.map(|(id, _)| id.clone()).collect();
+        for id in staying {
             self.forget(&id);
         }
         self.closed = true;
@@ -175,16 +197,24 @@ impl Watch {
         self.entries.is_empty()
     }
 
-    /// How many watched entries of age threshold or more at `now` were not counted for `reason` before; counts them.
+    /// How many watched entries of age threshold or more at `now`, which nothing protects, were not counted for `reason`
+    /// before; counts them.
     pub fn count_stale_once(&mut self, reason: u8, now: Timestamp, timing: &Timing) -> u64 {
         let stale_before = now.minus(timing.threshold);
+        self.count_all_once(reason, |known| known.last_ping <= stale_before && !known.protected)
+    }
+
+    /// How many watched entries that something protects were not counted for `reason` before; counts them.
+    pub fn count_protected_once(&mut self, reason: u8) -> u64 {
+        self.count_all_once(reason, |known| known.protected)
+    }
+
+    fn count_all_once(&mut self, reason: u8, which: impl Fn(&Watched) -> bool) -> u64 {
         let bit = 1 << reason;
         let mut newly = 0;
-        for known in self.entries.values_mut() {
-            if known.last_ping <= stale_before && known.counted & bit == 0 {
-                known.counted |= bit;
-                newly += 1;
-            }
+        for known in self.entries.values_mut().filter(|known| which(known) && known.counted & bit == 0) {
+            known.counted |= bit;
+            newly += 1;
         }
         newly
     }
@@ -228,6 +258,7 @@ mod tests {
             mark: Mark::of([Some(&last_ping.millis().to_be_bytes()[..])]),
             last_ping,
             seen: now.mono,
+            protected: false,
             group: None,
         }
     }
@@ -332,6 +363,30 @@ mod tests {
             &TIMING,
         );
         assert_eq!((watch.len(), watch.get(&id("stale")).is_some()), (1, true));
+    }
+
+    #[test]
+    fn e9_a_protected_entry_is_looked_at_every_heartbeat_and_keeps_what_is_known_of_it() {
+        let protected = |age, now| Candidate { protected: true, ..candidate("a", age, now) };
+        let mut watch = watching(vec![protected(400, at(0))], at(0));
+        assert_eq!(watch.next_due(), Some(at(90).mono), "it may be unprotected by then");
+        watch.observe(vec![protected(460, at(60))], true, None, at(60), &TIMING);
+        assert_eq!(watch.next_due(), Some(at(90).mono));
+        watch.observe(vec![protected(490, at(90))], true, None, at(90), &TIMING);
+        assert_eq!(watch.next_due(), Some(at(120).mono));
+        assert!(watch.get(&id("a")).is_some_and(|known| known.protected));
+        assert_eq!(watch.count_stale_once(0, at(90).server, &TIMING), 0, "no hold keeps what would not go");
+        assert_eq!([watch.count_protected_once(1), watch.count_protected_once(1)], [1, 0]);
+        watch.observe(vec![candidate("a", 510, at(110))], true, None, at(110), &TIMING);
+        let known = watch.get(&id("a")).unwrap();
+        assert_eq!((known.protected, known.since, known.due), (false, at(0).mono, at(120).mono));
+    }
+
+    #[test]
+    fn e9_a_single_run_does_not_wait_for_what_is_protected() {
+        let mut watch = watching(vec![Candidate { protected: true, ..candidate("a", 400, at(0)) }], at(0));
+        watch.close(at(0).server, &TIMING);
+        assert!(watch.is_empty());
     }
 
     #[test]

@@ -40,6 +40,8 @@ pub struct Skipped {
     pub guard: u64,
     /// E8: beyond the pace.
     pub limit: u64,
+    /// E9: the survey found them protected. What only a strike finds is among its outcomes.
+    pub protected: u64,
 }
 
 /// What one survey, pulse or strike did, failed ones too. Metrics and reports see nothing else of a sweep.
@@ -129,6 +131,8 @@ pub struct Finding {
     pub naming: Naming,
     /// Its rhythm.
     pub timing: Timing,
+    /// Some entries may be protected.
+    pub has_conditions: bool,
     /// It is only looked at.
     pub dry_run: bool,
     /// What was seen; none if it could not be read.
@@ -169,6 +173,7 @@ impl Finding {
             place: source.container.describe(),
             naming: reaper.store().naming().clone(),
             timing: *reaper.timing(),
+            has_conditions: !source.unless.is_empty(),
             dry_run: reaper.mode() == Mode::DryRun,
             survey: None,
             now: None,

@@ -56,15 +56,19 @@ fn write_counts(finding: &Finding, survey: &Survey, paint: Paint, out: &mut dyn 
         Some(in_words(Duration::from_millis(age.unsigned_abs())))
     };
     let newest = age(survey.newest).map(|age| format!("newest ping {age} ago")).unwrap_or_default();
-    let oldest = age(survey.oldest).filter(|_| survey.stale > 0).map(|age| format!("oldest ping {age} ago"));
+    // Where some are protected, the oldest of all may be one of them.
+    let listed = survey.oldest_stale.first().map(|(at, _)| *at);
+    let oldest = listed.or(survey.oldest.filter(|_| survey.stale > 0 && survey.protected == 0));
+    let oldest = age(oldest).map(|age| format!("oldest ping {age} ago"));
     let why_unreadable = counted(&survey.unreadable, &Unreadable::ALL.map(Unreadable::as_str));
     let rows = [
         ("live", survey.live(), newest),
         ("stale", survey.stale, oldest.unwrap_or_default()),
         ("future", survey.future, String::new()),
         ("unreadable", survey.unreadable_total(), why_unreadable),
+        ("protected", survey.protected, String::new()),
     ];
-    for (name, count, remark) in rows {
+    for (name, count, remark) in rows.into_iter().filter(|(name, ..)| *name != "protected" || finding.has_conditions) {
         let line = format!("  {name:<10} {count:>9}   {remark}");
         let line = match name {
             "stale" if count > 0 => paint.bad(line.trim_end()),
@@ -149,7 +153,7 @@ fn verdict(run: &Run<'_>, finding: &Finding) -> String {
     });
     let stale = plural(finding.stale(), "stale entry", "stale entries");
     match (finding.dry_run, finding.stale(), held) {
-        (_, 0, _) => format!("Nothing to evict from {name}."),
+        (_, 0, _) => format!("Nothing to evict from {name}{}.", protected(finding)),
         (true, _, None) => {
             format!("A real run would evict {stale} from {name}, after a second look; this one wrote nothing.")
         }
@@ -159,12 +163,21 @@ fn verdict(run: &Run<'_>, finding: &Finding) -> String {
     }
 }
 
+/// Why nothing goes that one would expect to go; nothing if there is no such thing.
+fn protected(finding: &Finding) -> String {
+    match finding.survey.as_ref().map_or(0, |survey| survey.protected) {
+        0 => String::new(),
+        count => format!(": {} protected by `unless`", plural(count, "stale entry is", "stale entries are")),
+    }
+}
+
 fn done(finding: &Finding) -> String {
     let outcomes = &finding.outcomes;
     let evicted = plural(outcomes.evicted, "entry", "entries");
     let rest = [
         (outcomes.spared, "spared by a change in between"),
         (outcomes.gone, "gone already"),
+        (outcomes.protected, "protected meanwhile"),
         (outcomes.too_late, "too late"),
         (outcomes.fenced, "kept by the lease or the release"),
         (outcomes.unknown, "unknown, the reply being lost"),

@@ -161,7 +161,7 @@ impl Containers<'_> {
                 grown.push(key.clone());
             }
         }
-        into.turn(read).await;
+        into.turn(read).await?;
         Ok((bytes, grown))
     }
 

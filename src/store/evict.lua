@@ -10,21 +10,25 @@
 --                                           HMGET   key, m, m fields, m expected
 --        n, then n entries, each            key, its type, 1 if it is a member of that key else 0,
 --                                           m, m slots,
+--                                           m, m conditions, each: verb, k, k keys, a, a arguments, how the answer is
+--                                             compared, with what, 1 if it protects the entry to be so, else 0
 --                                           m, m deeds, each: verb, k, k keys, a, a arguments
 --                                           m, m notices, each: verb, k, k keys, a, a arguments, each: p, p parts
+-- An answer is compared as "yes" (1), "nothing" (an empty list), "text", "number", or "same": as an expected value is, for
+-- what was read as JSON is not read so here.
 -- A part is "=" and bytes, or a mark that is filled in here: "at", "since MS", "remaining". What an id brought in stands
 -- behind a "=" and is never read.
 -- A key is an index into KEYS, a slot is an expected value counted from 1 over all probes. An expected value is "="
 -- and the bytes, or "-" for absence.
 --
 -- Returns server time, then one code an entry; server time alone if the window was missed, with FENCED alone if the
--- lease is not ours, with EXHAUSTED alone if the release does not allow so many. Of an entry that was evicted while a notice failed: a list, the code and the places of those
--- notices, counted from 1.
+-- lease is not ours, with EXHAUSTED alone if the release does not allow so many. Of an entry that was evicted while a
+-- notice failed: a list, the code and the places of those notices, counted from 1.
 -- An error in the middle would keep the writes before it, so whatever could fail is asked before the first write, for
 -- the whole batch; and every key is in KEYS, so that Redis can check them too.
 
 local EVICTED, SPARED, GONE, WRONG_TYPE, PERMISSION, OTHER, UNKNOWN, FENCED = 0, 1, 2, 3, 4, 5, 6, 7
-local EXHAUSTED = 8
+local EXHAUSTED, PROTECTED = 8, 9
 
 local at = 0
 local function take()
@@ -126,6 +130,83 @@ for _ = 1, number() do
   probe(KEYS[number()])
 end
 
+-- ask
+
+local questions = {
+  EXISTS = function(keys)
+    return redis.pcall('EXISTS', keys[1])
+  end,
+  SISMEMBER = function(keys, args)
+    return redis.pcall('SISMEMBER', keys[1], args[1])
+  end,
+  HEXISTS = function(keys, args)
+    return redis.pcall('HEXISTS', keys[1], args[1])
+  end,
+  SINTER = function(keys)
+    return redis.pcall('SINTER', keys[1], keys[2])
+  end,
+  GET = function(keys)
+    return redis.pcall('GET', keys[1])
+  end,
+  HGET = function(keys, args)
+    return redis.pcall('HGET', keys[1], args[1])
+  end,
+  ZSCORE = function(keys, args)
+    return redis.pcall('ZSCORE', keys[1], args[1])
+  end,
+}
+local answers = {
+  yes = function(found)
+    return found == 1
+  end,
+  nothing = function(found)
+    return #found == 0
+  end,
+  text = function(found, with)
+    return found == with
+  end,
+  number = function(found, with)
+    return found and tonumber(found) == tonumber(with)
+  end,
+}
+
+-- Whether a condition holds, or why nobody can say.
+local function ask(condition)
+  local found = questions[condition.verb](condition.keys, condition.args)
+  local fault = fault_of(found)
+  if fault then
+    return fault
+  elseif condition.how == 'same' then
+    return (found and '=' .. found or '-') ~= condition.with and SPARED
+  end
+  return answers[condition.how](found, condition.with) == condition.holds
+end
+
+local function read_condition()
+  local condition = { verb = take(), keys = {} }
+  for i, key in ipairs(list(number)) do
+    condition.keys[i] = KEYS[key]
+  end
+  condition.args = list(take)
+  condition.how = take()
+  condition.with = take()
+  condition.holds = take() == '1'
+  return condition
+end
+
+-- One that holds counts for more than a doubt about another.
+local function protection_of(entry)
+  local doubt
+  for _, condition in ipairs(entry.unless) do
+    local state = ask(condition)
+    if state == true then
+      return PROTECTED
+    end
+    doubt = doubt or state
+  end
+  return doubt
+end
+
 -- check
 
 local types = {}
@@ -182,6 +263,10 @@ local function judge(entry)
     return SPARED
   elseif kind ~= entry.type then
     return WRONG_TYPE
+  end
+  local protection = protection_of(entry)
+  if protection then
+    return protection
   end
   for _, steps in ipairs({ entry.deeds, entry.notices, { entry.count } }) do
     for _, step in ipairs(steps) do
@@ -269,6 +354,7 @@ local function read_entry()
   entry.type = take()
   entry.member = take() == '1'
   entry.slots = list(number)
+  entry.unless = list(read_condition)
   entry.deeds = list(read_deed)
   entry.notices = list(read_notice)
   entry.count = count_of(entry)

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use redis::{Script, Value};
 
+use super::condition::{Question, Unless};
 use super::connect::{Link, Live};
 use super::error::{Error, Kind};
 use super::lease::Fence;
@@ -34,6 +35,8 @@ const DOING: &str = "evicting";
 pub struct Prepared {
     pub(super) id: EntryId,
     pub(super) probe: Probe,
+    /// What protects it.
+    pub(super) unless: Unless,
     /// Companions in their order, the entry's own removal last.
     pub(super) deeds: Vec<Deed>,
     pub(super) skipped: u32,
@@ -69,7 +72,9 @@ impl Prepared {
         let notices = self.notices.iter().map(|notice| {
             1 + usize::from(notice.key.is_some()) + usize::from(notice.counts()) + notice.size() / BYTES_AN_OPERATION
         });
+        let asked = self.unless.questions.iter().map(|question| 1 + question.size() / BYTES_AN_OPERATION);
         2 + self.probe.size() / BYTES_AN_OPERATION
+            + asked.sum::<usize>()
             + self.deeds.iter().map(|deed| deed.keys.len() * 2).sum::<usize>()
             + notices.sum::<usize>()
     }
@@ -238,8 +243,12 @@ fn batches(prepared: Vec<Prepared>, evicted: &mut Evicted) -> Vec<Vec<Prepared>>
     let mut touched = Touched::default();
     let mut operations = 0;
     for one in prepared {
-        if one.strays() {
-            evicted.outcomes.push((one.id, Outcome::Blocked(Blocked::Other)));
+        let stays = match one.strays() {
+            true => Some(Outcome::Blocked(Blocked::Other)),
+            false => one.unless.holds.then_some(Outcome::Protected),
+        };
+        if let Some(outcome) = stays {
+            evicted.outcomes.push((one.id, outcome));
             continue;
         }
         let full = operations + one.operations() > MAX_OPERATIONS;
@@ -258,7 +267,7 @@ fn batches(prepared: Vec<Prepared>, evicted: &mut Evicted) -> Vec<Vec<Prepared>>
 }
 
 /// A key, and what of it: a member or field, or the whole.
-type Place = (Vec<u8>, Option<Vec<u8>>);
+pub(super) type Place = (Vec<u8>, Option<Vec<u8>>);
 
 #[derive(Default)]
 struct Touched {
@@ -311,11 +320,13 @@ impl Places {
 
 fn compared_by(one: &Prepared) -> Vec<Place> {
     let key = || one.id.key.to_vec();
-    match &one.probe {
+    let mut places = match &one.probe {
         Probe::Score { member, .. } | Probe::Field { field: member, .. } => vec![(key(), Some(member.to_vec()))],
         Probe::Text { .. } => vec![(key(), None)],
         Probe::Fields { fields } => fields.iter().map(|(field, _)| (key(), Some(field.to_vec()))).collect(),
-    }
+    };
+    places.extend(one.unless.questions.iter().flat_map(Question::places));
+    places
 }
 
 fn written_by(one: &Prepared) -> Vec<Place> {
@@ -418,6 +429,7 @@ fn outcome(code: u64) -> Outcome {
         3 => Outcome::Blocked(Blocked::WrongType),
         4 => Outcome::Blocked(Blocked::Permission),
         5 => Outcome::Blocked(Blocked::Other),
+        9 => Outcome::Protected,
         _ => Outcome::Unknown,
     }
 }
@@ -552,21 +564,35 @@ impl Call {
         self.number(usize::from(one.id.member.is_some()));
         self.number(slots.len());
         slots.iter().for_each(|slot| self.number(*slot));
+        self.number(one.unless.questions.len());
+        one.unless.questions.iter().for_each(|question| self.question(question));
         self.number(one.deeds.len());
         one.deeds.iter().for_each(|deed| self.deed(deed));
         self.number(one.notices.len());
         one.notices.iter().for_each(|notice| self.notice(notice));
     }
 
+    fn question(&mut self, question: &Question) {
+        self.command(question.verb, &question.keys, &question.args);
+        let (how, with, protects) = question.compared();
+        self.word(how.as_bytes());
+        self.word(&with);
+        self.number(usize::from(protects));
+    }
+
     fn deed(&mut self, deed: &Deed) {
-        self.word(deed.verb.as_str().as_bytes());
-        self.number(deed.keys.len());
-        for key in &deed.keys {
+        self.command(deed.verb.as_str(), &deed.keys, &deed.args);
+    }
+
+    fn command(&mut self, verb: &str, keys: &[Vec<u8>], args: &[Vec<u8>]) {
+        self.word(verb.as_bytes());
+        self.number(keys.len());
+        for key in keys {
             let key = self.key(key);
             self.number(key);
         }
-        self.number(deed.args.len());
-        deed.args.iter().for_each(|arg| self.word(arg));
+        self.number(args.len());
+        args.iter().for_each(|arg| self.word(arg));
     }
 
     fn notice(&mut self, notice: &Notice) {
@@ -613,7 +639,10 @@ fn expected(value: Option<&Vec<u8>>) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::condition::{self, Filled};
     use super::*;
+    use crate::language::condition::Condition;
+    use crate::language::template::{Layout, Scope};
     use crate::policy::outcome::Sink;
 
     fn deed(verb: Verb, key: &str, args: &[&str]) -> Deed {
@@ -629,6 +658,7 @@ mod tests {
         Prepared {
             id,
             probe,
+            unless: Unless::default(),
             deeds: companions.iter().cloned().chain([own]).collect(),
             skipped: 0,
             notices: vec![],
@@ -645,6 +675,7 @@ mod tests {
         Prepared {
             id: EntryId::key(key.as_bytes()),
             probe: Probe::Fields { fields },
+            unless: Unless::default(),
             deeds,
             skipped: 0,
             notices: vec![],
@@ -677,6 +708,36 @@ mod tests {
         check(vec![hash("k1", &["t"], &part), hash("k2", &["u"], &[])], &[2]);
         let whole = [deed(Verb::Unlink, "k2", &[])];
         check(vec![hash("k1", &["t"], &whole), hash("k2", &["u"], &[]), hash("k3", &["u"], &[])], &[1, 2]);
+    }
+
+    /// What the conditions of an entry read is compared as well, by whole keys or by the part that they name.
+    #[test]
+    fn what_one_writes_and_protects_another_is_parted() {
+        let asking = |name: &str, condition: &str| {
+            let scope = Scope { layout: Some(Layout::Hash), captures: &[] };
+            let condition = Condition::parse(condition, &scope).unwrap();
+            let Filled::Asked(question) = condition::fill(&condition, |_| None) else { panic!("a question") };
+            Prepared { unless: Unless { holds: false, questions: vec![question] }, ..field(name, &[]) }
+        };
+        let member = [deed(Verb::Srem, "jobs", &["a"])];
+        check(vec![field("a", &member), asking("b", "exists jobs")], &[1, 1]);
+        check(vec![asking("b", "exists jobs"), field("a", &member)], &[1, 1]);
+        check(vec![asking("b", "disjoint other jobs"), field("a", &member)], &[1, 1]);
+        check(vec![field("a", &member), asking("b", "sismember jobs a")], &[1, 1]);
+        check(vec![field("a", &member), asking("b", "sismember jobs b"), asking("c", "exists job")], &[3]);
+        check(vec![asking("a", "hget h c eq x"), field("b", &[]), field("c", &[])], &[2, 1]);
+        let announced = Prepared { notices: vec![stream("left")], ..field("a", &[]) };
+        check(vec![announced, asking("b", "not exists left")], &[1, 1]);
+        let many = |n: usize| asking(&n.to_string(), "exists jobs");
+        check((0..200).map(many).collect(), &[100, 100]);
+    }
+
+    #[test]
+    fn what_is_known_to_be_protected_is_in_no_batch() {
+        let known = Prepared { unless: Unless { holds: true, questions: vec![] }, ..field("a", &[]) };
+        let mut evicted = Evicted::default();
+        assert_eq!(batches(vec![known, field("b", &[])], &mut evicted).len(), 1);
+        assert_eq!(evicted.outcomes, [(EntryId::member(b"h".as_slice().into(), *b"a"), Outcome::Protected)]);
     }
 
     fn stream(key: &str) -> Notice {

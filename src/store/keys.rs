@@ -64,7 +64,7 @@ pub(super) async fn walk(
                 return Ok(ControlFlow::Break(()));
             }
         }
-        into.turn(read).await;
+        into.turn(read).await?;
         let Some(page) = page else { return Ok(ControlFlow::Continue(())) };
         let (next, found) = reply::page(page).map_err(|unexpected| link.unexpected(doing, unexpected))?;
         names = entry_keys(source, pattern, found).map_err(|unexpected| link.unexpected(doing, unexpected))?;
@@ -92,8 +92,7 @@ pub(super) async fn look(
     ids: &[EntryId],
 ) -> Result<(Now, Vec<Found>), Error> {
     let doing = super::looking(source);
-    let fields = own::survey_fields(source).is_some().then(|| own::evidence_fields(source));
-    let reader = Reader { link, live, doing: &doing, fields, purpose: Purpose::Read };
+    let reader = Reader { link, live, doing: &doing, fields: own::evidence_fields(source), purpose: Purpose::Read };
     let names: Vec<Vec<u8>> = ids.iter().map(|id| id.key.to_vec()).collect();
     let (now, held, _) = reader.read(&names, None).await?;
     let found = ids.iter().zip(held).map(|(id, held)| match held {

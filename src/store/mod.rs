@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use audience::Ask;
+use condition::Unless;
 use connect::{Health, Link, Live};
 use containers::Containers;
 use error::{Error, Kind};
@@ -25,12 +26,13 @@ use crate::policy::continuity::Identity;
 use crate::policy::entry::{EntryId, Mark, Now, Timestamp};
 use crate::policy::memory::Memory;
 use crate::policy::order::Release;
-use crate::policy::ping::{self, Format, Raw, Unreadable};
-use crate::policy::staleness::Timing;
+use crate::policy::ping::{self, Format, Raw, Unit, Unreadable};
+use crate::policy::staleness::{Freshness, Timing};
 use crate::policy::survey::{Judged, Survey};
 use crate::text::Redaction;
 
 pub mod audience;
+mod condition;
 pub mod connect;
 mod containers;
 mod dial;
@@ -119,6 +121,8 @@ pub enum Found {
         judged: Judged,
         /// The raw times it was judged by.
         mark: Mark,
+        /// A condition that protects it holds; asked only of the stale.
+        protected: bool,
         /// What a strike on it needs.
         prepared: Prepared,
     },
@@ -128,7 +132,8 @@ impl Found {
     fn entry(source: &Source, id: &EntryId, own: own::Own, now: Now) -> Self {
         let (judged, mark) = own::judge(source, &own, now.server);
         let last_ping = judged.ok().map(|(last_ping, _)| last_ping);
-        Self::Entry { judged, mark, prepared: own::prepare(source, id, own, last_ping) }
+        let prepared = own::prepare(source, id, own, last_ping);
+        Self::Entry { judged, mark, protected: prepared.unless.holds, prepared }
     }
 }
 
@@ -196,7 +201,7 @@ impl Store {
         let Greeted { health: before, kept } = self.greet_on(live).await?;
         let reading = self.reading(live, "surveying");
         let survey = Survey::wanting(self.timing, ask.wanted).seeded(fastrand::u64(..));
-        let mut into = Surveying { store: self, ask, survey };
+        let mut into = Surveying { store: self, live, ask, survey, doubtful: Vec::new() };
         match &self.source.container {
             Container::Zset(_) | Container::Hash(_) => Containers(&reading).survey(&mut into).await?,
             Container::Keys(patterns) => {
@@ -262,25 +267,59 @@ impl Store {
         Ok((read.ok().map(|(at, _)| at), now))
     }
 
-    /// Re-reads entries of the source; at most a few hundred at a time.
+    /// Re-reads entries of the source and asks what protects them; at most a few hundred at a time.
     ///
     /// # Errors
     /// Whatever kept them from being read.
     pub async fn look(&self, ids: &[EntryId]) -> Result<Looked, Error> {
+        let live = self.link.live().await?;
+        let mut looked = self.look_on(&live, ids).await?;
+        self.ask_protection(&live, looked.now, &mut looked.found).await?;
+        Ok(looked)
+    }
+
+    /// The same, for who only wants to know their pings: nobody asks what protects them.
+    ///
+    /// # Errors
+    /// Whatever kept them from being read.
+    pub async fn glance(&self, ids: &[EntryId]) -> Result<Looked, Error> {
+        self.look_on(&*self.link.live().await?, ids).await
+    }
+
+    async fn look_on(&self, live: &Live, ids: &[EntryId]) -> Result<Looked, Error> {
         let (link, source) = (&*self.link, &*self.source);
-        let live = link.live().await?;
         let found = async {
             match &source.container {
-                Container::Zset(_) => zset::look(link, &live, source, ids).await,
-                Container::Hash(_) => hash::look(link, &live, source, ids).await,
-                Container::Keys(_) => keys::look(link, &live, source, ids).await,
+                Container::Zset(_) => zset::look(link, live, source, ids).await,
+                Container::Hash(_) => hash::look(link, live, source, ids).await,
+                Container::Keys(_) => keys::look(link, live, source, ids).await,
             }
         };
         // Both are on their way at once, on one connection and so in this order.
-        let (unchanged, found) = tokio::join!(link.unchanged(&live), found);
+        let (unchanged, found) = tokio::join!(link.unchanged(live), found);
         unchanged?;
         let (now, found) = found?;
         Ok(Looked { identity: live.identity.clone(), now, found })
+    }
+
+    /// Asks of the stale among these what protects them.
+    async fn ask_protection(&self, live: &Live, now: Now, found: &mut [Found]) -> Result<(), Error> {
+        let stale = |judged: &Judged| judged.is_ok_and(|(last_ping, _)| self.is_stale(last_ping, now));
+        let asking = found.iter_mut().filter_map(|found| match found {
+            Found::Entry { judged, prepared, .. } if stale(judged) => Some(&mut prepared.unless),
+            _ => None,
+        });
+        condition::ask(&self.link, live, Purpose::Read, &looking(&self.source), asking).await?;
+        for one in found {
+            if let Found::Entry { protected, prepared, .. } = one {
+                *protected = prepared.unless.holds;
+            }
+        }
+        Ok(())
+    }
+
+    fn is_stale(&self, last_ping: Timestamp, now: Now) -> bool {
+        self.timing.judge(last_ping, now.server) == Freshness::Stale
     }
 
     /// Strikes entries that were re-read on the process `identity` at `read_at`: each goes whole if nothing of its
@@ -338,36 +377,68 @@ trait Taker {
     fn take(&mut self, now: Now, own: Option<Own>, id: impl FnOnce() -> EntryId) -> ControlFlow<()>;
 
     /// A page of so many items was read.
-    async fn turn(&mut self, items: usize);
+    async fn turn(&mut self, items: usize) -> Result<(), Error>;
 }
 
 /// A survey under way, and who hears of it.
 struct Surveying<'a> {
     store: &'a Store,
+    live: &'a Live,
     ask: &'a Ask,
     survey: Survey,
+    /// The stale of this page, of which only Redis knows whether something protects them.
+    doubtful: Vec<Doubtful>,
+}
+
+/// A stale entry, and what may protect it.
+struct Doubtful {
+    id: EntryId,
+    /// Of its group, where the source names one.
+    label: Option<Vec<u8>>,
+    ping: (Timestamp, Unit),
+    mark: Mark,
+    now: Now,
+    unless: Unless,
 }
 
 impl Taker for Surveying<'_> {
     fn take(&mut self, now: Now, own: Option<Own>, id: impl FnOnce() -> EntryId) -> ControlFlow<()> {
         let source = &*self.store.source;
-        let (judged, mark) = match &own {
-            Some(own) => own::judge(source, own, now.server),
-            None => (Err(Unreadable::WrongType), Mark::of([])),
+        let Some(own) = own else {
+            self.survey.observe(Err(Unreadable::WrongType), Mark::of([]), now, id);
+            return ControlFlow::Continue(());
         };
-        match own.filter(|_| source.group.is_some()) {
-            Some(own) => {
-                let id = id();
-                let label = own::label(source, &id, &own);
-                self.survey.observe_in(label.as_deref(), judged, mark, now, || id);
+        let (judged, mark) = own::judge(source, &own, now.server);
+        let doubtful = judged.ok().filter(|ping| !source.unless.is_empty() && self.store.is_stale(ping.0, now));
+        if doubtful.is_none() && source.group.is_none() {
+            self.survey.observe(judged, mark, now, id);
+            return ControlFlow::Continue(());
+        }
+        let id = id();
+        let label = own::label(source, &id, &own);
+        match doubtful {
+            Some(ping) => {
+                let unless = own::unless(source, &id, &own);
+                self.doubtful.push(Doubtful { id, label, ping, mark, now, unless });
             }
-            None => self.survey.observe(judged, mark, now, id),
+            None => self.survey.observe_in(label.as_deref(), judged, mark, now, || id),
         }
         ControlFlow::Continue(())
     }
 
-    async fn turn(&mut self, items: usize) {
-        self.ask.audience.hears(items, &mut self.survey, &self.store.naming).await;
+    async fn turn(&mut self, items: usize) -> Result<(), Error> {
+        let (store, mut doubtful) = (self.store, std::mem::take(&mut self.doubtful));
+        let doing = format!("surveying source {}", store.source.name);
+        let asking = doubtful.iter_mut().map(|one| &mut one.unless);
+        condition::ask(&store.link, self.live, Purpose::Scan, &doing, asking).await?;
+        for Doubtful { id, label, ping, mark, now, unless } in doubtful {
+            match unless.holds {
+                true => self.survey.observe_protected(label.as_deref(), ping, mark, now, id),
+                false => self.survey.observe_in(label.as_deref(), Ok(ping), mark, now, || id),
+            }
+        }
+        self.ask.audience.hears(items, &mut self.survey, &store.naming).await;
+        Ok(())
     }
 }
 

@@ -69,6 +69,7 @@ mod tests {
             deadline: Duration::ZERO,
             ignore: Vec::new(),
             group: None,
+            unless: Vec::new(),
             companions: Vec::new(),
             notify: Vec::new(),
         };

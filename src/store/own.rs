@@ -6,9 +6,11 @@ use std::ops::Range;
 
 use serde_json::Value as Json;
 
+use super::condition::Unless;
 use super::evict::{Deed, Prepared, Probe};
 use super::notify;
 use crate::language::action::{Action, Verb};
+use crate::language::condition::Condition;
 use crate::language::notify::Notification;
 use crate::language::source::{Container, LastPing, Source};
 use crate::language::template::{Pointer, Ref, Template};
@@ -102,7 +104,7 @@ impl<'v> Part<'v> {
 }
 
 /// A string as its text, a number or boolean as JSON writes it; lists and objects have no text.
-fn scalar(json: &Json) -> Option<Cow<'_, [u8]>> {
+pub(super) fn scalar(json: &Json) -> Option<Cow<'_, [u8]>> {
     match json {
         Json::String(text) => Some(text.as_bytes().into()),
         Json::Number(_) | Json::Bool(_) => Some(json.to_string().into_bytes().into()),
@@ -128,11 +130,21 @@ pub(super) fn beginning(own: &Own, bytes: usize) -> Vec<u8> {
     }
 }
 
-/// The fields of a hash entry that a survey needs: those of its times, and those that name its group.
+/// The fields of a hash entry that a survey needs: those of its times, then those that name its group and those its
+/// conditions name. None where the entries are no such keys.
 pub(super) fn survey_fields(source: &Source) -> Option<Vec<Bytes>> {
     let LastPing::Fields(times) = &source.last_ping else { return None };
     let mut fields = times.clone();
     add_fields(&mut fields, source.group.iter().flat_map(Template::refs));
+    add_fields(&mut fields, source.unless.iter().flat_map(Condition::refs));
+    Some(fields)
+}
+
+/// The fields that a strike needs: those of a survey, then those that templates name.
+pub(super) fn evidence_fields(source: &Source) -> Option<Vec<Bytes>> {
+    let mut fields = survey_fields(source)?;
+    let named = source.companions.iter().flat_map(Action::templates).flat_map(Template::refs);
+    add_fields(&mut fields, named.chain(source.notify.iter().flat_map(Notification::refs)));
     Some(fields)
 }
 
@@ -146,12 +158,10 @@ fn add_fields<'r>(fields: &mut Vec<Bytes>, named: impl Iterator<Item = &'r Ref>)
     }
 }
 
-/// The fields of a hash entry that a strike needs: those it was judged by, then those its templates name.
-pub(super) fn evidence_fields(source: &Source) -> Vec<Bytes> {
-    let Some(mut fields) = survey_fields(source) else { return Vec::new() };
-    let named = source.companions.iter().flat_map(Action::templates).flat_map(Template::refs);
-    add_fields(&mut fields, named.chain(source.notify.iter().flat_map(Notification::refs)));
-    fields
+/// What protects an entry, as far as what was read of it tells.
+pub(super) fn unless(source: &Source, id: &EntryId, own: &Own) -> Unless {
+    let values = Values::new(source, id, own);
+    Unless::of(source, |name| values.of(name))
 }
 
 /// Everything a strike on this entry needs: its evidence, and its actions and notifications with every name filled in.
@@ -171,7 +181,8 @@ pub(super) fn prepare(source: &Source, id: &EntryId, own: Own, last_ping: Option
     let known = notify::Values { own: |name: &Ref| values.of(name), last_ping };
     let notices: Vec<_> = source.notify.iter().filter_map(|notification| known.notice(notification)).collect();
     let unsaid = source.notify.len() - notices.len();
-    Prepared { id: id.clone(), probe: probe(id, own), deeds, skipped, notices, unsaid, trespasses }
+    let unless = Unless::of(source, |name| values.of(name));
+    Prepared { id: id.clone(), probe: probe(id, own), unless, deeds, skipped, notices, unsaid, trespasses }
 }
 
 fn removal(source: &Source, id: &EntryId) -> Deed {

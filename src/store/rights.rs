@@ -4,6 +4,7 @@
 //! that is made from it.
 
 use crate::language::action::{OWN_PREFIX, Verb};
+use crate::language::condition::{Compared, Condition, Test};
 use crate::language::notify::{Notification, Target};
 use crate::language::pattern::escaped;
 use crate::language::source::{Container, Source};
@@ -66,6 +67,11 @@ const SELECT: Command = reads("SELECT", &["1"]);
 const SCAN: Command = reads("SCAN", &["0"]);
 const TYPE: Command = reads("TYPE", &[]);
 const GET: Command = reads("GET", &[]);
+const EXISTS: Command = reads("EXISTS", &[]);
+const SISMEMBER: Command = reads("SISMEMBER", &["member"]);
+const SINTER: Command = reads("SINTER", &[]);
+const HEXISTS: Command = reads("HEXISTS", &["field"]);
+const HGET: Command = reads("HGET", &["field"]);
 const MGET: Command = reads("MGET", &[]);
 const HMGET: Command = reads("HMGET", &["field"]);
 const HGETALL: Command = reads("HGETALL", &[]);
@@ -146,7 +152,32 @@ fn of_reading(source: &Source) -> Vec<Right> {
         let commands = reading(source, pattern.literal().is_some());
         commands.into_iter().map(|command| Right::on(command, pattern.glob()))
     });
-    scan.into_iter().chain(on_entries).collect()
+    scan.into_iter().chain(on_entries).chain(source.container.globs().flat_map(|own| asking(source, &own))).collect()
+}
+
+/// What asks for the conditions of entries in `own`.
+fn asking(source: &Source, own: &Glob) -> Vec<Right> {
+    let rights = source.unless.iter().filter_map(|condition| {
+        let keys = globs(condition.keys(), own);
+        Some(Right { command: asked(condition)?, on: On::Keys(keys) })
+    });
+    rights.collect()
+}
+
+/// None where the entry's own values tell.
+fn asked(condition: &Condition) -> Option<Command> {
+    Some(match &condition.test {
+        Test::Exists(_) => EXISTS,
+        Test::IsMember { .. } => SISMEMBER,
+        Test::HasField { .. } => HEXISTS,
+        Test::Disjoint(_) => SINTER,
+        Test::Equals { value, .. } => match value {
+            Compared::Own(_) => return None,
+            Compared::Text { .. } => GET,
+            Compared::Field { .. } => HGET,
+            Compared::Score { .. } => ZSCORE,
+        },
+    })
 }
 
 /// What reads a container at an exact key, or those that a pattern finds: of these the small ones are read whole.
@@ -177,6 +208,10 @@ fn of_striking(source: &Source) -> Vec<Right> {
             called.extend(keys.iter().map(|key| Right::on(TYPE, key.clone())));
             called.push(Right { command: writes(companion.verb), on: On::Keys(keys.clone()) });
             touched.extend(keys);
+        }
+        for right in asking(source, &own) {
+            touched.extend_from_slice(right.keys());
+            called.push(right);
         }
         for notification in &source.notify {
             match &notification.target {

@@ -181,7 +181,9 @@ impl Taker for Sampler<'_> {
         ControlFlow::Continue(())
     }
 
-    async fn turn(&mut self, _items: usize) {}
+    async fn turn(&mut self, _items: usize) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
 /// An equal part of a sample, so that a large container does not hide the others.

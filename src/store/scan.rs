@@ -127,7 +127,7 @@ pub(super) async fn walk<T: Taker>(
                 return Ok(ControlFlow::Break(()));
             }
         }
-        into.turn(read).await;
+        into.turn(read).await?;
     }
     Ok(ControlFlow::Continue(()))
 }

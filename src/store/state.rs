@@ -161,10 +161,21 @@ pub(super) fn own_key_of_all(what: &str) -> Vec<u8> {
 /// versions of the program too: that costs a grace.
 pub(super) fn definition(source: &Source, timing: &Timing) -> String {
     // Whoever adds to a source decides here whether it changes which entries may go.
-    let Source { name: _, container, last_ping, format, time_zone, deadline, ignore, group, companions: _, notify: _ } =
-        source;
+    let Source {
+        name: _,
+        container,
+        last_ping,
+        format,
+        time_zone,
+        deadline,
+        ignore,
+        group,
+        unless,
+        companions: _,
+        notify: _,
+    } = source;
     let times = format!("{last_ping:?} {format:?} {time_zone:?} {deadline:?} {timing:?}");
-    let parts = format!("{container:?} {ignore:?} {group:?} {times}");
+    let parts = format!("{container:?} {ignore:?} {group:?} {unless:?} {times}");
     format!("{:016x}", fnv(parts.as_bytes()))
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use redis::Value;
 
+use super::condition::{self, Unless};
 use super::connect::{Link, Live};
 use super::error::{Error, Kind};
 use super::own::{self, Own};
@@ -239,6 +240,15 @@ impl Index<'_> {
         let stale_from = now.server.minus(self.timing.threshold);
         let watched_from = now.server.minus(self.timing.watch_from());
         let band = Band::over(PLAUSIBLE_FROM, if into.survey.wanted().candidates { watched_from } else { stale_from });
+        let band = match self.reading.source.unless.is_empty() {
+            true => band,
+            // Which of the stale are protected the index can't count: all of them are read.
+            false => {
+                let stale = Band::over(PLAUSIBLE_FROM, stale_from);
+                self.read(unit, stale, now, into, |_, _| true, true).await?;
+                Band::after(stale_from, band.to)
+            }
+        };
         let wanted = |survey: &Survey, given| survey.watches_more() || survey.names_more(true, given);
         let stopped_at = self.read(unit, band, now, into, wanted, true).await?;
         if into.survey.wanted().candidates
@@ -287,13 +297,13 @@ impl Index<'_> {
                 .await?;
             let page = self.scored(replies.pop_front().unwrap_or_default())?;
             let read = page.len();
-            for (member, score) in page {
-                of_last = if score == last { of_last + 1 } else { 1 };
-                last = score;
-                self.take(member, score, now, &mut into.survey, watch);
+            for (_, score) in &page {
+                of_last = if *score == last { of_last + 1 } else { 1 };
+                last = *score;
             }
+            self.take(page, now, into, watch).await?;
             given += read;
-            into.turn(read).await;
+            into.turn(read).await?;
             if read < PAGE {
                 return Ok(None);
             }
@@ -302,18 +312,42 @@ impl Index<'_> {
         Err(self.reading.link.error(Kind::Other, &self.reading.doing, "the reading did not end"))
     }
 
-    fn take(&self, member: Vec<u8>, score: f64, now: Now, survey: &mut Survey, watch: bool) {
-        let (judged, mark) = own::judge(self.reading.source, &Own::Score(score), now.server);
-        let Ok((last_ping, _)) = judged else { return };
-        let id = EntryId::member(self.key.clone(), member);
-        let freshness = self.timing.judge(last_ping, now.server);
-        // The two bands meet at the threshold, and each names its own side of it.
-        if watch == (freshness == Freshness::Stale) {
-            survey.name(freshness, last_ping, now, &id);
+    async fn take(
+        &self,
+        page: Vec<(Vec<u8>, f64)>,
+        now: Now,
+        into: &mut Surveying<'_>,
+        watch: bool,
+    ) -> Result<(), Error> {
+        let Reading { source, link, live, doing, .. } = self.reading;
+        let read = page.into_iter().filter_map(|(member, score)| {
+            let own = Own::Score(score);
+            let (judged, mark) = own::judge(source, &own, now.server);
+            let (last_ping, _) = judged.ok()?;
+            let freshness = self.timing.judge(last_ping, now.server);
+            let id = EntryId::member(self.key.clone(), member);
+            let doubtful = watch && freshness == Freshness::Stale && !source.unless.is_empty();
+            let unless = if doubtful { own::unless(source, &id, &own) } else { Unless::default() };
+            Some((id, mark, last_ping, freshness, unless))
+        });
+        let mut read: Vec<_> = read.collect();
+        condition::ask(link, live, Purpose::Scan, doing, read.iter_mut().map(|(.., unless)| unless)).await?;
+        for (id, mark, last_ping, freshness, unless) in read {
+            // Where groups are named, the index is not asked.
+            let candidate = |id| Candidate { id, mark, last_ping, seen: now.mono, protected: false, group: None };
+            if unless.holds {
+                into.survey.protect(candidate(id), now);
+                continue;
+            }
+            // The two bands meet at the threshold, and each names its own side of it.
+            if watch == (freshness == Freshness::Stale) {
+                into.survey.name(freshness, last_ping, now, &id);
+            }
+            if watch {
+                into.survey.watch(candidate(id));
+            }
         }
-        if watch {
-            survey.watch(Candidate { id, mark, last_ping, seen: now.mono, group: None });
-        }
+        Ok(())
     }
 
     fn zcount(&self, commands: &mut redis::Pipeline, unit: Unit, band: Band) {

@@ -23,7 +23,7 @@ fn source(kind: Kind, keys: &[&str], last_ping: Option<&str>, ignore: &[&str], c
     let companions = companions.iter().map(|text| Action::parse(text, &scope, true).unwrap()).collect();
     let ignore = ignore.iter().map(|text| Pattern::parse(text, "the pattern").unwrap()).collect();
     let (format, time_zone, deadline) = (Format::Auto, Zone::UTC, Duration::ZERO);
-    let notify = Vec::new();
+    let (unless, notify) = (Vec::new(), Vec::new());
     Source {
         name: "hub".into(),
         container,
@@ -33,6 +33,7 @@ fn source(kind: Kind, keys: &[&str], last_ping: Option<&str>, ignore: &[&str], c
         deadline,
         ignore,
         group: None,
+        unless,
         companions,
         notify,
     }
@@ -181,6 +182,30 @@ fn who_is_told_is_part_of_it() {
     let call = |name: &str| calls.iter().find(|right| right.command() == name).unwrap().call(b"X");
     assert_eq!(call("PUBLISH"), [&b"PUBLISH"[..], b"off:X", b"message"]);
     assert_eq!(call("XADD"), [&b"XADD"[..], b"log", b"*", b"field", b"value"]);
+}
+
+/// What protects an entry is read by surveys and by the script, which needs every right on the keys.
+#[test]
+fn what_protects_is_part_of_it() {
+    let hash = source(Kind::Hash, &["clients:{n}"], None, &[], &[]);
+    let scope = Scope { layout: Some(hash.layout()), captures: hash.container.captures() };
+    let texts = [
+        "exists job:{id}",
+        "not sismember busy {id}",
+        "hexists jobs:{n} {id}",
+        "disjoint {key}:a b:{id}",
+        "get k ne x",
+    ];
+    let texts = [&texts[..], &["hget k f json /p eq x", "zscore queue {id} eq 1", "json /u eq x"]].concat();
+    let unless = texts.into_iter().map(|text| Condition::parse(text, &scope).unwrap()).collect();
+    check(
+        &Source { unless, ..hash },
+        "+eval +evalsha +info +scan +time ~b:* ~busy ~clients:* ~clients:*:a ~job:* ~jobs:* ~k ~queue \
+         (+hdel +hlen +hmget +hscan +type ~clients:*) (+exists %R~job:*) (+sismember %R~busy) (+hexists %R~jobs:*) \
+         (+sinter %R~b:* %R~clients:*:a) (+get +hget %R~k) (+zscore %R~queue)",
+        "+info +scan +time (+hlen +hmget +hscan %R~clients:*) (+exists %R~job:*) (+sismember %R~busy) \
+         (+hexists %R~jobs:*) (+sinter %R~b:* %R~clients:*:a) (+get +hget %R~k) (+zscore %R~queue)",
+    );
 }
 
 #[test]

@@ -242,7 +242,7 @@ impl Reaper {
         for (id, stored) in found {
             match stored {
                 None => self.ledger.forget(&id),
-                Some(stored) if self.ledger.decide(&id, judged(stored), mark(stored), now).is_ok() => {
+                Some(stored) if self.ledger.decide(&id, judged(stored), mark(stored), false, now).is_ok() => {
                     struck.push((id, stored));
                 }
                 Some(_) => {}

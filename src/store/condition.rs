@@ -1,0 +1,342 @@
+//! The conditions of an entry: filled in, asked of Redis, and what they come to.
+//!
+//! Each is answered three times: when a survey finds the entry stale, at the re-read, and in the script. What Redis can't
+//! answer (a key of another type, a right that is missing) is left to the script, which leaves the entry whole and says
+//! why.
+
+use std::borrow::Cow;
+
+use redis::Value;
+use serde_json::Value as Json;
+
+use super::connect::{Link, Live};
+use super::error::{Error, Kind};
+use super::evict::Place;
+use super::own;
+use super::reply::{self, Unexpected};
+use super::status::Purpose;
+use crate::language::condition::{Compared, Condition, Test, number};
+use crate::language::source::Source;
+use crate::language::template::{Pointer, Ref, Template};
+
+/// Questions in one round trip.
+const ASKED_AT_ONCE: usize = 1_000;
+
+/// What protects an entry.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Unless {
+    /// Something does, as far as that is known by now.
+    pub(super) holds: bool,
+    /// What only Redis knows; any yes protects.
+    pub(super) questions: Vec<Question>,
+}
+
+/// A condition with every name put in.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Filled {
+    /// The entry's own values tell.
+    Known(bool),
+    /// A name in its key, member or field stands for nothing, so that nobody can be asked. Whoever needs an answer takes
+    /// the one that leaves the entry where it is.
+    Unfillable,
+    /// Redis has to be asked.
+    Asked(Question),
+}
+
+/// What is asked of Redis.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Question {
+    /// The command.
+    pub(super) verb: &'static str,
+    pub(super) keys: Vec<Vec<u8>>,
+    /// What stands behind the keys.
+    pub(super) args: Vec<Vec<u8>>,
+    answer: Answer,
+    /// The condition holds where that is not the answer.
+    negated: bool,
+}
+
+/// The answer that a test asks for.
+#[derive(Clone, Debug, PartialEq)]
+enum Answer {
+    /// 1
+    Yes,
+    /// An empty list.
+    Nothing,
+    /// This text.
+    Text(Vec<u8>),
+    /// This number, in whatever way it is written.
+    Number(f64),
+    /// A text in which, read as JSON, this stands there.
+    Part { pointer: Pointer, text: Vec<u8>, seen: Seen },
+}
+
+/// What was read last. JSON is read here alone, so the script has to find the same bytes.
+#[derive(Clone, Debug, PartialEq)]
+enum Seen {
+    NotYet,
+    Absent,
+    Text(Vec<u8>),
+}
+
+// === filling in ===
+
+impl Unless {
+    /// The conditions of `source` for the entry with these values.
+    pub(super) fn of<'v>(source: &Source, value_of: impl Fn(&Ref) -> Option<Cow<'v, [u8]>>) -> Self {
+        let mut questions = Vec::new();
+        for condition in &source.unless {
+            match fill(condition, &value_of) {
+                Filled::Known(false) => {}
+                // Never evicted is the safe side.
+                Filled::Known(true) | Filled::Unfillable => return Self { holds: true, questions: Vec::new() },
+                Filled::Asked(question) => questions.push(question),
+            }
+        }
+        Self { holds: false, questions }
+    }
+}
+
+/// The condition with the values of an entry put in.
+pub(super) fn fill<'v>(condition: &Condition, value_of: impl Fn(&Ref) -> Option<Cow<'v, [u8]>>) -> Filled {
+    let fill = |template: &Template| template.fill(&value_of);
+    let negated = condition.negated;
+    let question =
+        |verb, keys: Vec<Vec<u8>>, args, answer| Filled::Asked(Question { verb, keys, args, answer, negated });
+    let asked = match &condition.test {
+        Test::Exists(key) => fill(key).map(|key| question("EXISTS", vec![key], vec![], Answer::Yes)),
+        Test::IsMember { key, member } => both(fill(key), fill(member))
+            .map(|(key, member)| question("SISMEMBER", vec![key], vec![member], Answer::Yes)),
+        Test::HasField { key, field } => {
+            both(fill(key), fill(field)).map(|(key, field)| question("HEXISTS", vec![key], vec![field], Answer::Yes))
+        }
+        Test::Disjoint([one, other]) => both(fill(one), fill(other))
+            .map(|(one, other)| question("SINTER", vec![one, other], vec![], Answer::Nothing)),
+        Test::Equals { value, text } => return equals(value, text, negated, &value_of),
+    };
+    asked.unwrap_or(Filled::Unfillable)
+}
+
+fn both<A, B>(one: Option<A>, other: Option<B>) -> Option<(A, B)> {
+    one.zip(other)
+}
+
+/// What is absent, or has no name, equals nothing.
+fn equals<'v>(
+    value: &Compared,
+    text: &Template,
+    negated: bool,
+    value_of: impl Fn(&Ref) -> Option<Cow<'v, [u8]>>,
+) -> Filled {
+    let fill = |template: &Template| template.fill(&value_of);
+    let unequal = Filled::Known(negated);
+    let Some(text) = fill(text) else { return unequal };
+    let whole = |part: &Option<Pointer>, text: Vec<u8>| match part {
+        None => Answer::Text(text),
+        Some(pointer) => Answer::Part { pointer: pointer.clone(), text, seen: Seen::NotYet },
+    };
+    let asked = match value {
+        Compared::Own(own @ Ref::Score) => {
+            let score = value_of(own).and_then(|score| number(&score));
+            return Filled::Known((score.is_some() && score == number(&text)) != negated);
+        }
+        Compared::Own(own) => return Filled::Known((value_of(own).as_deref() == Some(&text[..])) != negated),
+        Compared::Text { key, part } => fill(key).map(|key| ("GET", key, vec![], Some(whole(part, text)))),
+        Compared::Field { key, field, part } => {
+            both(fill(key), fill(field)).map(|(key, field)| ("HGET", key, vec![field], Some(whole(part, text))))
+        }
+        Compared::Score { key, member } => both(fill(key), fill(member))
+            .map(|(key, member)| ("ZSCORE", key, vec![member], number(&text).map(Answer::Number))),
+    };
+    match asked {
+        Some((verb, key, args, Some(answer))) => {
+            Filled::Asked(Question { verb, keys: vec![key], args, answer, negated })
+        }
+        // No score equals what is no number.
+        Some((_, _, _, None)) | None => unequal,
+    }
+}
+
+// === asking ===
+
+/// Asks all of these; `purpose` is what for.
+pub(super) async fn ask<'u>(
+    link: &Link,
+    live: &Live,
+    purpose: Purpose,
+    doing: &str,
+    asking: impl IntoIterator<Item = &'u mut Unless>,
+) -> Result<(), Error> {
+    let mut asking: Vec<&mut Unless> = asking.into_iter().filter(|unless| !unless.questions.is_empty()).collect();
+    let mut rest = &mut asking[..];
+    // bound: each round asks for at least one of them
+    while !rest.is_empty() {
+        let (now, later) = rest.split_at_mut(fitting(rest));
+        rest = later;
+        let mut commands = redis::pipe();
+        now.iter().flat_map(|unless| &unless.questions).for_each(|question| question.put(&mut commands));
+        let mut replies = link.ask(live, purpose, doing, &commands).await?.into_iter();
+        for unless in now {
+            for question in &mut unless.questions {
+                let answer = question.hear(replies.next().unwrap_or_default());
+                unless.holds |= answer.map_err(|unexpected| link.unexpected(doing, unexpected))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// How many of these go into one round trip: at least one.
+fn fitting(asking: &[&mut Unless]) -> usize {
+    let mut count = 0;
+    let fits = asking.iter().take_while(|unless| {
+        count += unless.questions.len();
+        count <= ASKED_AT_ONCE
+    });
+    fits.count().max(1)
+}
+
+impl Question {
+    fn put(&self, commands: &mut redis::Pipeline) {
+        commands.cmd(self.verb).arg(&self.keys).arg(&self.args);
+    }
+
+    /// Whether the condition holds by this reply; what Redis can't answer does not, yet.
+    fn hear(&mut self, reply: Value) -> Result<bool, Unexpected> {
+        if let Value::ServerError(error) = &reply
+            && matches!(Kind::of_code(error.code()), Kind::WrongType | Kind::Permission)
+        {
+            return Ok(false);
+        }
+        let is_so = match &mut self.answer {
+            Answer::Yes => reply::count(reply)? == 1,
+            Answer::Nothing => reply::array(reply)?.is_empty(),
+            Answer::Text(text) => reply::bytes(reply)?.as_ref() == Some(text),
+            Answer::Number(number) => reply::score(reply)? == Some(*number),
+            Answer::Part { pointer, text, seen } => {
+                *seen = reply::bytes(reply)?.map_or(Seen::Absent, Seen::Text);
+                let Seen::Text(value) = seen else { return Ok(self.negated) };
+                let json: Option<Json> = serde_json::from_slice(value).ok();
+                let part = json.as_ref().and_then(|json| pointer.find(json)).and_then(own::scalar);
+                part.as_deref() == Some(&text[..])
+            }
+        };
+        Ok(is_so != self.negated)
+    }
+
+    /// What it reads: a part of its key where no more of it is asked for.
+    pub(super) fn places(&self) -> impl Iterator<Item = Place> {
+        self.keys.iter().map(|key| (key.clone(), self.args.first().cloned()))
+    }
+
+    /// How many bytes the script is given to compare.
+    pub(super) fn size(&self) -> usize {
+        match &self.answer {
+            Answer::Yes | Answer::Nothing | Answer::Number(_) => 0,
+            Answer::Text(text) | Answer::Part { seen: Seen::Text(text), .. } => text.len(),
+            Answer::Part { .. } => 0,
+        }
+    }
+
+    /// The answer, as the head of `evict.lua` describes it: how it is compared, with what, and whether that protects.
+    pub(super) fn compared(&self) -> (&'static str, Vec<u8>, bool) {
+        let (how, with) = match &self.answer {
+            Answer::Yes => ("yes", Vec::new()),
+            Answer::Nothing => ("nothing", Vec::new()),
+            Answer::Text(text) => ("text", text.clone()),
+            Answer::Number(number) => ("number", number.to_string().into_bytes()),
+            Answer::Part { seen, .. } => (
+                "same",
+                match seen {
+                    // Equal to nothing that can be found.
+                    Seen::NotYet => b"?".to_vec(),
+                    Seen::Absent => b"-".to_vec(),
+                    Seen::Text(text) => [b"=", text.as_slice()].concat(),
+                },
+            ),
+        };
+        (how, with, !self.negated)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::language::template::{Layout, Scope};
+
+    /// The condition for an entry `a b` whose value is `{"n":5}`.
+    fn filled(text: &str) -> Filled {
+        let condition = Condition::parse(text, &Scope { layout: Some(Layout::Hash), captures: &[] }).unwrap();
+        fill(&condition, |name| match name {
+            Ref::Id => Some(b"a b".as_slice().into()),
+            Ref::Value => Some(br#"{"n":5}"#.as_slice().into()),
+            _ => None,
+        })
+    }
+
+    #[track_caller]
+    fn asks(text: &str, words: &[&str], compared: (&'static str, &str, bool)) {
+        let Filled::Asked(question) = filled(text) else { panic!("{text}") };
+        let asked = [&[question.verb.as_bytes().to_vec()], &question.keys[..], &question.args].concat();
+        assert_eq!(asked, words.iter().map(|word| word.as_bytes().to_vec()).collect::<Vec<_>>(), "{text}");
+        let (how, with, protects) = question.compared();
+        assert_eq!((how, &with[..], protects), (compared.0, compared.1.as_bytes(), compared.2), "{text}");
+    }
+
+    #[test]
+    fn a_condition_becomes_a_question_with_its_names_put_in() {
+        asks("exists job:{id}", &["EXISTS", "job:a b"], ("yes", "", true));
+        asks("not sismember {id} {id}", &["SISMEMBER", "a b", "a b"], ("yes", "", false));
+        asks("hexists h {value}", &["HEXISTS", "h", r#"{"n":5}"#], ("yes", "", true));
+        asks("disjoint a:{id} b", &["SINTER", "a:a b", "b"], ("nothing", "", true));
+        asks("get k ne {id}", &["GET", "k"], ("text", "a b", false));
+        asks("not hget k {id} ne x", &["HGET", "k", "a b"], ("text", "x", true));
+        asks("zscore k {id} eq 5.0", &["ZSCORE", "k", "a b"], ("number", "5", true));
+        asks("get k json /p eq x", &["GET", "k"], ("same", "?", true));
+    }
+
+    #[test]
+    fn what_stands_for_nothing_equals_nothing_and_leads_nowhere() {
+        for (text, expected) in [
+            ("value eq {id}", Filled::Known(false)),
+            ("value ne {id}", Filled::Known(true)),
+            ("json /n eq {json:/n}", Filled::Known(false)),
+            ("not json /n eq x", Filled::Known(true)),
+            ("get {json:/n} eq x", Filled::Known(false)),
+            ("hget k {json:/n} ne x", Filled::Known(true)),
+            ("zscore k {id} eq {value}", Filled::Known(false)),
+            ("exists {json:/n}", Filled::Unfillable),
+            ("not exists {json:/n}", Filled::Unfillable),
+            ("sismember k {json:/n}", Filled::Unfillable),
+            ("disjoint a {json:/n}", Filled::Unfillable),
+        ] {
+            assert_eq!(filled(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn json_is_read_here_and_the_script_is_given_what_was_read() {
+        let answer = |text: &str, reply: Value| {
+            let Filled::Asked(mut question) = filled(text) else { panic!("{text}") };
+            let holds = question.hear(reply).unwrap();
+            let (_, with, _) = question.compared();
+            (holds, String::from_utf8(with).unwrap())
+        };
+        let bulk = |text: &str| Value::BulkString(text.into());
+        for (json, eq) in [(r#"{"p":"x"}"#, true), (r#"{"p":["x"]}"#, false), ("x", false), ("", false)] {
+            assert_eq!(answer("get k json /p eq x", bulk(json)), (eq, format!("={json}")), "{json}");
+            assert_eq!(answer("get k json /p ne x", bulk(json)), (!eq, format!("={json}")), "{json}");
+        }
+        assert_eq!(answer("get k json /p eq x", Value::Nil), (false, "-".into()));
+        assert_eq!(answer("get k json /p ne x", Value::Nil), (true, "-".into()));
+    }
+
+    #[test]
+    fn a_round_trip_takes_what_fits_and_at_least_one() {
+        let Filled::Asked(question) = filled("exists k") else { panic!("a question") };
+        let many = |count: usize| Unless { holds: false, questions: vec![question.clone(); count] };
+        let (mut a, mut b, mut c) = (many(600), many(400), many(1));
+        assert_eq!(fitting(&[&mut a, &mut b, &mut c]), 2);
+        assert_eq!(fitting(&[&mut many(1_001), &mut c]), 1);
+    }
+}
