@@ -58,7 +58,7 @@ E5 a silence never ends@on_a_bad_day@policy/guard.rs@s/now.mono >= at\)/false)/
 E5 no silence@p3_when_all_writers_stop@policy/guard.rs@s/self.silent\(now\).or_else\((.. self.interval)/None.or_else(\1/
 E5 a silence is released at once@p3_a_silence_is_released@policy/guard.rs@s/release.max\(self.timing.threshold \* 2\)/release/
 E5 a silence is never small@p3_a_small_source@policy/guard.rs@s/const SMALL_SOURCE: u64 = 10/const SMALL_SOURCE: u64 = 0/
-E5 a silence found late is small@p3_a_silence_found_late@policy/guard.rs@s/self.recent.unwrap_or\(survey.live\(\) \+ survey.stale\)/self.recent.unwrap_or(0)/
+E5 a silence found late is small@p3_a_silence_found_late@policy/guard.rs@s/self.recent.unwrap_or\(survey.live\(\) \+ survey.stale \+ survey.protected\)/self.recent.unwrap_or(0)/
 E5 a silence after an outage is small@p3_a_silence_after_an_outage@policy/guard.rs@s/let recent = self.recent.unwrap_or.*/let recent = survey.live();/
 E5 a clock ahead hides a silence@g6_a_dead_entry@policy/staleness.rs@s/now.plus\(self.threshold.saturating_sub.*/now.plus(FUTURE_TOLERANCE)/
 E5 no mass@g7_two_hubs@policy/guard.rs@s/(self.interval\(\)\)).or_else\(.. self.mass\(now.mono\)\)/\1/
@@ -111,6 +111,16 @@ notify and hide failures@a_notification_that_fails@store/evict.rs@s/u64::from\(f
 E8 no rate@g8_no_second@policy/pace.rs@s/let limit = self.per_second.map_or\(u64::MAX, u64::from\)/let limit = self.per_second.map_or(u64::MAX, |_| u64::MAX)/
 E8 no share@g8_no_heartbeat@policy/pace.rs@s/SMALL.max\(population \/ SHARE\)/u64::MAX.max(SMALL.max(population \/ SHARE))/
 E8 nothing is reserved@the_maximum_is_shared@policy/pace.rs@s/\.saturating_sub\(self.reserved\)/.saturating_sub(0)/
+E9 not asked in the script@e9_what_becomes_protected@store/evict.lua@s/^  if protection then/  if false then/
+E9 a fault is no doubt@e9_a_condition_on_a_key_of_another_type@store/evict.lua@s/doubt = doubt or state/doubt = nil/
+E9 not asked at the re-read@e9_the_protected_stay@store/mod.rs@s/self.ask_protection\(&live, now, &mut found\).await\?;/_ = \&mut found;/
+E9 not asked by the survey@e9_the_protected_stay@store/mod.rs@s/Ok\(ping\) if !source.unless.is_empty\(\)/Ok(ping) if false/
+E9 an index counts the protected as stale@e9_an_index@store/zset.rs@s/let doubtful = watch/let doubtful = false \&\& watch/
+E9 what can't be filled protects nothing@e9_a_condition_that_can_not@store/condition.rs@s/Filled::Known\(true\) \| Filled::Unfillable =>/Filled::Unfillable => {}\n                Filled::Known(true) =>/
+E9 own fields are not read@e9_an_entrys_own@store/own.rs@s/add_fields\(&mut fields, source.unless.*/add_fields(\&mut fields, std::iter::empty());/
+E9 a single run waits for the protected@e9_nobody_evicts@policy/watch.rs@s/stale_before \|\| known.protected/stale_before/
+E9 JSON may change behind the look@e9_each_kind@store/evict.lua@s/ ~= condition.with and SPARED/ == false/
+acl a condition is not asked for@e9_nobody_evicts@store/rights.rs@s/chain\(source.container.globs\(\).flat_map\(.own. asking\(source, &own\)\)\)/chain([])/
 g9 a part of the rooms will do@more_rooms_than_allowed_are_no_survey@store/containers.rs@s/found.len\(\) > most/false/
 g13 a companion may stray@g13_an_id_that_leads_a_companion_to_another_room@store/own.rs@s/let trespasses = /let trespasses = false \&\& /
 p6 a shadow strikes@a_shadow_counts_once@reaper.rs@s/if self.settings.mode == Mode::DryRun/if false/

@@ -43,6 +43,7 @@ keys = "conn:{id}"
 name = "hashes"
 keys = "record:{id}"
 last_ping = "field at"
+unless = ["exists job:{id}", "sismember busy:{id} {id}", "hexists jobs {id}", "disjoint tags:{id} all-tags", "hget states {id} eq busy", "get state:{id} eq busy", "zscore queue {id} eq 1"]
 "#;
 
 async fn check(text: &str, words: &[&str]) -> Finished {
@@ -102,7 +103,7 @@ for_each_server! {
         assert_eq!(redis_cli(&server, &line.replace("<PASSWORD>", ">x")).await, "OK");
         assert_eq!(redis_cli(&server, &line.replace("<PASSWORD> ", "")).await, "OK", "again, for other rights");
 
-        let allowed: [&[&[u8]]; 22] = [
+        let allowed: [&[&[u8]]; 27] = [
             &[b"SCAN", b"0"],
             &[b"ZRANGE", b"room:1:seen", b"0", b"1"],
             &[b"ZCOUNT", b"lobby:seen", b"0", b"1"],
@@ -112,6 +113,11 @@ for_each_server! {
             &[b"PUBLISH", b"left:lobby:seen", b"x"],
             &[b"XADD", b"log:rooms", b"*", b"a", b"b"],
             &[b"EVALSHA", b"x", b"2", b"log:rooms", b"room:1:seen"],
+            &[b"EXISTS", b"job:17"],
+            &[b"SISMEMBER", b"busy:17", b"17"],
+            &[b"SINTER", b"tags:17", b"all-tags"],
+            &[b"HGET", b"states", b"17"],
+            &[b"EVALSHA", b"x", b"4", b"record:1", b"job:1", b"tags:1", b"queue"],
             &[b"INFO"],
             &[b"SELECT", b"1"],
             &[b"ZREM", b"online", b"x"],
@@ -126,7 +132,7 @@ for_each_server! {
             &[b"HGETALL", b"presence-reaper:{0}:instances"],
             &[b"HDEL", b"presence-reaper:{0}:instances", b"field"],
         ];
-        let refused: [&[&[u8]]; 20] = [
+        let refused: [&[&[u8]]; 23] = [
             &[b"ZRANGE", b"others", b"0", b"1"],
             &[b"UNLINK", b"room:1:seen"],
             &[b"ZREM", b"conns:room:1:seen", b"x"],
@@ -135,6 +141,9 @@ for_each_server! {
             &[b"SUBSCRIBE", b"off"],
             &[b"XADD", b"elsewhere", b"*", b"a", b"b"],
             &[b"XDEL", b"log:rooms", b"1-1"],
+            &[b"UNLINK", b"job:17"],
+            &[b"EXISTS", b"busy:17"],
+            &[b"SMEMBERS", b"all-tags"],
             &[b"KEYS", b"*"],
             &[b"FLUSHALL"],
             &[b"UNLINK", b"online"],

@@ -30,4 +30,5 @@ mod script;
 mod simulation;
 mod survey;
 mod tidy;
+mod unless;
 mod world;
