@@ -113,12 +113,16 @@ E8 no share@g8_no_heartbeat@policy/pace.rs@s/SMALL.max\(population \/ SHARE\)/u6
 E8 nothing is reserved@the_maximum_is_shared@policy/pace.rs@s/\.saturating_sub\(self.reserved\)/.saturating_sub(0)/
 E9 not asked in the script@e9_what_becomes_protected@store/evict.lua@s/^  if protection then/  if false then/
 E9 a fault is no doubt@e9_a_condition_on_a_key_of_another_type@store/evict.lua@s/doubt = doubt or state/doubt = nil/
-E9 not asked at the re-read@e9_the_protected_stay@store/mod.rs@s/self.ask_protection\(&live, now, &mut found\).await\?;/_ = \&mut found;/
-E9 not asked by the survey@e9_the_protected_stay@store/mod.rs@s/Ok\(ping\) if !source.unless.is_empty\(\)/Ok(ping) if false/
+E9 not asked at the re-read@e9_the_protected_stay@store/mod.rs@s/self.ask_protection\(&live.*/_ = \&mut looked;/
+E9 not asked by the survey@e9_the_protected_stay@store/mod.rs@s/filter\(.ping. !source.unless.is_empty\(\)/filter(|ping| false/
 E9 an index counts the protected as stale@e9_an_index@store/zset.rs@s/let doubtful = watch/let doubtful = false \&\& watch/
 E9 what can't be filled protects nothing@e9_a_condition_that_can_not@store/condition.rs@s/Filled::Known\(true\) \| Filled::Unfillable =>/Filled::Unfillable => {}\n                Filled::Known(true) =>/
 E9 own fields are not read@e9_an_entrys_own@store/own.rs@s/add_fields\(&mut fields, source.unless.*/add_fields(\&mut fields, std::iter::empty());/
 E9 a single run waits for the protected@e9_nobody_evicts@policy/watch.rs@s/stale_before \|\| known.protected/stale_before/
+E9 the protected ask for surveys@e9_what_is_protected_asks@policy/watch.rs@s/is_some_and\(.known. !known.protected\)/is_some()/
+E9 the protected seem to ping slowly@e9_what_was_protected@policy/ledger.rs@s/self.guard.protected\(id\);//@policy/ledger.rs@s/candidates.iter\(\).filter\(.one. one.protected\).*//
+E9 the protected count in every share@e9_a_share@policy/ledger.rs@s/survey.unprotected\(\)/survey.population()/
+E9 the protected lose their group@e9_what_is_protected_keeps@policy/survey.rs@s/protected: true, group \}/protected: true, group: group.and(None) }/
 E9 JSON may change behind the look@e9_each_kind@store/evict.lua@s/ ~= condition.with and SPARED/ == false/
 acl a condition is not asked for@e9_nobody_evicts@store/rights.rs@s/chain\(source.container.globs\(\).flat_map\(.own. asking\(source, &own\)\)\)/chain([])/
 g9 a part of the rooms will do@more_rooms_than_allowed_are_no_survey@store/containers.rs@s/found.len\(\) > most/false/
