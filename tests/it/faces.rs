@@ -11,7 +11,7 @@ use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 
 use crate::harness::{Binary, Daemon, Hub, Kind, Layout, Mode, Proxy, Reply, Server, eventually, free_port};
-use crate::world::{FAST, SOON, STURDY, is_in, reaper, settled};
+use crate::world::{FAST, SOON, STEADY, a_script_waits, is_in, reaper, settled};
 
 /// A daemon that is told to stop has nothing to wait for but a reply or a dial.
 const QUICK: Duration = Duration::from_secs(5);
@@ -158,20 +158,26 @@ async fn a_signal_breaks_a_survey_off() {
 async fn a_second_signal_ends_it_at_once() {
     let server = Server::start(Kind::Redis).await;
     let hub = Hub::new(&server, Layout::Zset);
-    let ids = hub.live(3).await;
-    let pinging = hub.ping_every(STURDY.heartbeat, &ids);
-    let binary = reaper(&server.url(), &hub, STURDY).env("PRESENCE_REAPER_REDIS__RESPONSE_TIMEOUT", "30s");
+    let ids = hub.live(60).await;
+    let pinging = hub.ping_every(STEADY.heartbeat, &ids);
+    let patient = ("PRESENCE_REAPER_REDIS__RESPONSE_TIMEOUT", "30s");
+    let binary = reaper(&server.url(), &hub, STEADY).env(patient.0, patient.1).env("PRESENCE_REAPER_LEASE__TTL", "10m");
     let daemon = binary.listening().spawn();
     is_in(&daemon, "normal").await;
-    pinging.silence(&ids[..1]);
     let mut client = server.client().await;
-    sleep(STURDY.threshold - STURDY.heartbeat).await;
-    redis::cmd("CLIENT").arg("PAUSE").arg(30_000).arg("WRITE").exec_async(&mut client).await.unwrap();
-    eventually(SOON, async || {
-        let list: String = redis::cmd("CLIENT").arg("LIST").query_async(&mut client).await.unwrap();
-        list.contains("cmd=evalsha")
-    })
-    .await;
+    let mut waits = false;
+    for dying in ids.iter().take(8) {
+        pinging.silence(std::slice::from_ref(dying));
+        sleep(STEADY.threshold - STEADY.heartbeat).await;
+        redis::cmd("CLIENT").arg("PAUSE").arg(30_000).arg("WRITE").exec_async(&mut client).await.unwrap();
+        waits = a_script_waits(&mut client, STEADY.heartbeat * 2).await;
+        if waits {
+            break;
+        }
+        redis::cmd("CLIENT").arg("UNPAUSE").exec_async(&mut client).await.unwrap();
+        sleep(STEADY.heartbeat * 7 / 5).await;
+    }
+    assert!(waits, "no strike was sent\n{}", daemon.stderr());
 
     daemon.terminate();
     sleep(Duration::from_millis(500)).await;

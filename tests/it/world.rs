@@ -196,6 +196,20 @@ pub(crate) fn evicts(daemon: &Daemon, count: u64) -> impl Future<Output = Instan
     }
 }
 
+/// Whether a strike's script waits in line while writes are paused, within so long. What else the reaper writes now and
+/// then may stand in front of it: then none is sent.
+pub(crate) async fn a_script_waits(client: &mut redis::aio::MultiplexedConnection, within: Duration) -> bool {
+    let began = Instant::now();
+    while began.elapsed() < within {
+        let list: String = redis::cmd("CLIENT").arg("LIST").query_async(client).await.unwrap();
+        if list.contains("cmd=evalsha") {
+            return true;
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+    false
+}
+
 // === time ===
 
 /// Looks all the time until `span` is over; a panic at the caller's line as soon as it does not hold.

@@ -6,8 +6,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::harness::{AfterLoss, Binary, Hub, Kind, Layout, Mode, Proxy, Server, eventually};
 use crate::world::{
-    FAST, SOON, STEADY, STURDY, breaks, evictions, evicts, in_each_layout, is_in, is_old_enough, metric, only_source,
-    reaper, reaper_with, settle, settled, throughout,
+    FAST, SOON, STEADY, STURDY, a_script_waits, breaks, evictions, evicts, in_each_layout, is_in, is_old_enough,
+    metric, only_source, reaper, reaper_with, settle, settled, throughout,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -118,13 +118,7 @@ async fn ping_before_the_script(server: &Server, hub: &Hub, late: &str) -> bool 
         let (hub, late) = (hub.clone(), vec![late.to_owned()]);
         async move { hub.ping(&late).await.unwrap() }
     });
-    let began = Instant::now();
-    let mut sent = false;
-    while !sent && began.elapsed() < STEADY.heartbeat * 2 {
-        let list: String = redis::cmd("CLIENT").arg("LIST").query_async(&mut client).await.unwrap();
-        sent = list.contains("cmd=evalsha");
-        sleep(Duration::from_millis(5)).await;
-    }
+    let sent = a_script_waits(&mut client, STEADY.heartbeat * 2).await;
     redis::cmd("CLIENT").arg("UNPAUSE").exec_async(&mut client).await.unwrap();
     ping.await.unwrap();
     sent
