@@ -88,13 +88,15 @@ where
 
 struct SingleRun {
     finding: Finding,
+    /// Since when evicting has paused.
+    paused_since: Option<Monotonic>,
     stop: CancellationToken,
 }
 
 impl SingleRun {
     fn new(reaper: &Reaper, stop: CancellationToken) -> Self {
         let finding = Finding::nothing_yet(reaper);
-        Self { finding, stop }
+        Self { finding, paused_since: None, stop }
     }
 
     /// Both looks, under the source's lease; only the first, if another reaper holds it.
@@ -177,7 +179,15 @@ impl SingleRun {
     fn is_over(&self, reaper: &Reaper) -> bool {
         let finding = &self.finding;
         let led = reaper.store().lease().is_some_and(|lease| lease.led_by().is_some());
-        led || reaper.is_spent() || finding.hold.is_some() || finding.failure.is_some() || finding.interrupted
+        let ended = finding.hold.is_some() || finding.failure.is_some() || finding.interrupted || finding.gave_up;
+        led || reaper.is_spent() || ended
+    }
+
+    /// A pause ends by itself, but nobody knows when; and a run that waits holds the lease. A threshold is enough.
+    fn note_pause(&mut self, reaper: &Reaper, now: Monotonic) {
+        let since = self.paused_since.unwrap_or(now);
+        self.paused_since = self.finding.pause.as_ref().map(|_| since);
+        self.finding.gave_up = self.paused_since.is_some_and(|since| now.since(since) >= reaper.timing().threshold);
     }
 
     /// Each turn either strikes, or looks again so that the guards judge by fresh facts.
@@ -202,6 +212,7 @@ impl SingleRun {
             }
             let report = reaper.strike(&self.stop).await;
             self.take_in(&report);
+            self.note_pause(reaper, clock.now());
             if reaper.wants_survey() {
                 next_survey = clock.now().plus(schedule::SHORTEST_WAIT);
             }

@@ -160,6 +160,8 @@ pub struct Finding {
     pub failure: Option<Error>,
     /// It was told to stop before it was done.
     pub interrupted: bool,
+    /// Evicting paused for so long that the run did not wait for more.
+    pub gave_up: bool,
     /// The other process that holds the source's lease, where that kept a run from evicting.
     pub led_by: Option<String>,
 }
@@ -187,6 +189,7 @@ impl Finding {
             notified: Notified::default(),
             failure: None,
             interrupted: false,
+            gave_up: false,
             led_by: None,
         }
     }
@@ -229,7 +232,8 @@ impl Finding {
 
     /// Whether a guard kept a stale entry from going that would have gone, or another reaper holds the lease.
     pub fn is_held(&self) -> bool {
-        self.led_by.is_some() || !self.dry_run && self.stale() > 0 && (self.hold.is_some() || self.kept_by_grace > 0)
+        self.led_by.is_some()
+            || !self.dry_run && self.stale() > 0 && (self.hold.is_some() || self.gave_up || self.kept_by_grace > 0)
     }
 }
 

@@ -158,8 +158,16 @@ fn verdict(run: &Run<'_>, finding: &Finding) -> String {
             format!("A real run would evict {stale} from {name}, after a second look; this one wrote nothing.")
         }
         (true, _, Some(held)) => format!("A real run would evict none of {stale} from {name} now. It holds: {held}."),
-        (false, _, None) => format!("{name}: {}", done(finding)),
+        (false, _, None) => format!("{name}: {}{}", done(finding), given_up(finding)),
         (false, _, Some(held)) => format!("{name}: {} It holds: {held}.", done(finding)),
+    }
+}
+
+/// What kept the rest, if the run did not wait for it.
+fn given_up(finding: &Finding) -> String {
+    match &finding.pause {
+        Some(pause) if finding.gave_up => format!(" The rest did not go: evicting paused, {}.", pause.words),
+        _ => String::new(),
     }
 }
 

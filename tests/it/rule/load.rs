@@ -8,7 +8,9 @@ use tokio::time::{interval, sleep};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::harness::{Daemon, Hub, Kind, Layout, Server, eventually};
-use crate::world::{FAST, SOON, STEADY, evictions, evicts, is_in, metric, reaper, settle, throughout};
+use crate::world::{
+    FAST, SOON, STEADY, evictions, evicts, is_in, is_old_enough, metric, reaper, reaper_with, settle, throughout,
+};
 
 async fn set(client: &mut MultiplexedConnection, setting: &str, value: &str) {
     redis::cmd("CONFIG").arg("SET").arg(setting).arg(value).exec_async(client).await.unwrap();
@@ -49,6 +51,28 @@ async fn load_evicting_pauses_while_memory_is_nearly_full() {
     assert!(throttled(&daemon, "memory").await > Some(1.0));
     assert_eq!(throttled(&daemon, "replica_lag").await, Some(0.0));
     assert!(daemon.stderr().contains("evicting goes on"));
+}
+
+/// A single run does not wait for ever: after a threshold it says what kept the rest, by its exit code too.
+#[tokio::test]
+async fn load_a_single_run_gives_up_a_pause_after_a_threshold() {
+    let server = Server::start(Kind::Redis).await;
+    let hub = Hub::new(&server, Layout::Zset);
+    let _pinging = hub.ping_every(FAST.heartbeat, &hub.live(20).await);
+    hub.stale(3, Duration::from_secs(3600)).await;
+    is_old_enough(&server, FAST).await;
+    set(&mut server.client().await, "maxmemory", "50mb").await;
+    let once =
+        || reaper_with(&["--once"], &server.url(), &hub, FAST).env("PRESENCE_REAPER_GUARD__PAUSE_MEMORY_PERCENT", "1");
+
+    let run = once().run().await;
+    let said = "The rest did not go: evicting paused, it uses ";
+    assert!(run.assert_code(11).stdout.contains(said), "{}", run.stdout);
+    assert_eq!(hub.remaining().await.len(), 23);
+
+    set(&mut server.client().await, "maxmemory", "0").await;
+    once().run().await.assert_code(0);
+    assert_eq!(hub.remaining().await.len(), 20);
 }
 
 /// A replica that hangs: what is evicted now would reach it late, or never.
