@@ -552,7 +552,7 @@ impl Guard {
         let was = self.mass_until.is_some_and(|until| now < until);
         if mass {
             self.trip_mass(now);
-        } else if self.mass_until.is_none_or(|until| now >= until) && survey.stale <= slice_of(survey.population()) {
+        } else if self.mass_until.is_none_or(|until| now >= until) && survey.stale <= slice_of(survey.unprotected()) {
             // Whoever was missing is back: there is no mass left of which a few could go first.
             self.slice = self.slice.filter(|slice| slice.until.is_some());
         }

@@ -473,8 +473,8 @@ impl Ledger {
             .last
             .as_ref()
             .is_some_and(|last| last.ended.mono.since(last.began.mono) > self.timing.facts_valid_for());
-        let too_old = || self.decide_source(now) == Err(Refusal::FactsTooOld) && self.watch.is_due(mono);
-        self.doubt().is_some() || !slow && too_old()
+        let too_old = || self.decide_source(now) == Err(Refusal::FactsTooOld);
+        self.doubt().is_some() || !slow && too_old() && self.watch.is_due(mono)
     }
 
     /// What the pulse holds against going on before the next survey, if anything.
