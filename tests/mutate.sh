@@ -24,7 +24,7 @@ E3 one look is enough@g4_a_hub_whose_clock@policy/rule.rs@s/if now.mono < watche
 E3 any mark will do@g4_a_hub_whose_clock@policy/rule.rs@s/watched.mark == mark/true/@policy/watch.rs@s/if known.mark == candidate.mark/if true/
 E4 no grace after a break@g5_at_first_contact@policy/continuity.rs@s/self.grace.filter\(.grace. now < grace.until\)/self.grace.filter(|_| now.since_start().is_zero())/
 E4 no time to reconnect@p2_a_restart@policy/continuity.rs@s/self.reconnect.filter\(.reconnect. now < reconnect.until\)/self.reconnect.filter(|_| now.since_start().is_zero())/
-E4 a restart is no break@p2_a_rollback@policy/continuity.rs@s/if identity.run_id != known.run_id/if false/@policy/continuity.rs@s/else if identity.replication_id != known.replication_id/else if false/
+E4 neither restart nor rollback is a break@p2_a_rollback@policy/continuity.rs@s/if identity.run_id != known.run_id/if false/@policy/continuity.rs@s/else if identity.replication_id != known.replication_id/else if false/@policy/continuity.rs@s/if found < known =>/if found < known \&\& false =>/@policy/continuity.rs@s/self.canary.filter\(.known. value <= \*known\)/self.canary.filter(|_| false)/
 E4 a failover is no break@g5_a_failover@policy/continuity.rs@s/else if identity.replication_id != known.replication_id/else if false/
 E4 out of sight is no break@g5_a_blind_spell@policy/continuity.rs@s/if lost > self.timing/if false \&\& lost > self.timing/@policy/continuity.rs@s/if beyond\(gap\) > self.timing/if false \&\& beyond(gap) > self.timing/
 E4 a short gap is a break@g5_a_short_stall@policy/continuity.rs@s/gap.saturating_sub\(planned\)/gap/
