@@ -409,7 +409,9 @@ impl Reaper {
                 if let Some(doubt) = self.ledger.doubt().filter(|_| before.is_none()) {
                     info!(source = &*report.source, "surveying before anything goes: {}", doubt.in_words());
                 }
-                if report.canary_refused.is_none() {
+                // Right before a strike a look is enough, unless it shows something that a later process has to know.
+                let keeps = report.verb == Verb::Pulse || !report.changes.is_empty();
+                if keeps && report.canary_refused.is_none() {
                     self.keep(report).await;
                 }
             }
