@@ -173,11 +173,18 @@ pub(crate) async fn trips(daemon: &Daemon, reason: &str) -> u64 {
     counted(daemon, "guard_trips_total", Some(("reason", reason))).await
 }
 
-/// Waits until the source is in this state.
+/// Waits until the source is in this state; else the log shows in which it is.
 #[track_caller]
 pub(crate) fn is_in(daemon: &Daemon, state: &str) -> impl Future<Output = ()> {
+    let caller = Location::caller();
     let state = state.to_owned();
-    eventually(SOON, async move || metric(daemon, "source_state", Some(("state", &state))).await == Some(1.0))
+    async move {
+        let began = Instant::now();
+        while metric(daemon, "source_state", Some(("state", &state))).await != Some(1.0) {
+            assert!(began.elapsed() < SOON, "not {state} after {SOON:?}: {caller}\n{}", daemon.stderr());
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
 }
 
 /// Waits until so many were evicted; returns when that was seen. More are too many, and the log shows why.
