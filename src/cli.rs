@@ -284,9 +284,9 @@ enum Command {
         /// The sources; all, if none is named
         #[arg(value_name = "SOURCE")]
         names: Vec<String>,
-        /// For how long, at most 24h
-        #[arg(long = "for", value_name = "DURATION", default_value = "1h", value_parser = order_duration)]
-        lasts: Duration,
+        /// For how long, at most 24h [default: 1h]
+        #[arg(long = "for", value_name = "DURATION", value_parser = order_duration)]
+        lasts: Option<Duration>,
         /// Why, for whoever wonders
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
@@ -309,9 +309,9 @@ enum Command {
         /// How many entries at most
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         max: u64,
-        /// For how long, at most 24h
-        #[arg(long = "for", value_name = "DURATION", default_value = "10m", value_parser = order_duration)]
-        lasts: Duration,
+        /// For how long, at most 24h [default: 10m]
+        #[arg(long = "for", value_name = "DURATION", value_parser = order_duration)]
+        lasts: Option<Duration>,
         /// Why, for whoever wonders
         #[arg(long, value_name = "TEXT")]
         reason: String,
@@ -479,12 +479,14 @@ impl Cli {
                 check_task(connect, acl, dry_run, redact, sample_for, output.or(one_shot.output))?
             }
             Some(Command::Hold { names: sources, lasts, reason, settings }) => {
-                order(one_shot, "hold", &mut given, settings, order::Command::Hold { sources, lasts, reason })?
+                let command = order::Command::Hold { sources, lasts: lasts.unwrap_or(order::HELD_FOR), reason };
+                order(one_shot, "hold", &mut given, settings, command)?
             }
             Some(Command::Resume { names: sources, settings }) => {
                 order(one_shot, "resume", &mut given, settings, order::Command::Resume { sources })?
             }
             Some(Command::Release { name: source, max, lasts, reason, settings }) => {
+                let lasts = lasts.unwrap_or(order::RELEASED_FOR);
                 let command = order::Command::Release { source, max, lasts, reason };
                 order(one_shot, "release", &mut given, settings, command)?
             }

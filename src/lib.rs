@@ -15,8 +15,8 @@
 //! | [`service`] | the daemon with its faces: loops, metrics, endpoints | all of these but `cli` |
 //! | [`daemon`] | the loop: when to survey, when to strike, when to stop; health, and the latest of each source | `reaper`, `policy`, `store`, `clock` |
 //! | [`inspect`] | a configuration tried on its server: rights, samples | `assemble`, `check`, `config`, `policy`, `store`, `clock`, `text` |
-//! | [`oneshot`] | the audit and `--once`: survey and strike without the loop | `reaper`, `policy`, `clock`, an ask and the orders of `store` |
-//! | [`operator`] | orders given from outside, and how things stand | the orders of `store`, `policy`, `text` |
+//! | [`oneshot`] | the audit and `--once`: survey and strike without the loop | `reaper`, `policy`, `clock`, an ask and the processes of `store` |
+//! | [`operator`] | orders given from outside, and how things stand | orders and processes of `store`, `policy`, `text` |
 //! | [`reaper`] | one source's survey and strike: the sweep | `policy`, `store`, `clock`, `text` |
 //! | [`policy`] | the rule: plain values in, plain values out | nothing |
 //! | [`store`] | the Redis edge: one database of one master | `policy`, `language`, `clock`, `text` |

@@ -15,12 +15,12 @@ use presence_reaper::inspect::{self, Aim};
 use presence_reaper::output::{self, StatusLine, Written};
 use presence_reaper::policy::duration::in_words;
 use presence_reaper::policy::guard::Lifted;
-use presence_reaper::policy::order::{self, Brake, Command};
+use presence_reaper::policy::order::{Brake, Command};
 use presence_reaper::policy::survey::{LISTED, Order, Wanted};
 use presence_reaper::reaper::{Finding, Mode, StandingOrders};
 use presence_reaper::service::Service;
 use presence_reaper::store::audience::{Ask, Audience, Count, Page};
-use presence_reaper::store::orders::host_name;
+use presence_reaper::store::instances::host_name;
 use presence_reaper::store::rights::Generation;
 use presence_reaper::text::{Paint, Redaction};
 use presence_reaper::{check, demo, logging, oneshot, operator, report};
@@ -202,11 +202,7 @@ fn brake_on_signal(orders: Arc<StandingOrders>, clock: Clock) {
         // bound: every turn waits for a signal
         loop {
             let brake = tokio::select! {
-                _ = pull.recv() => Some(Brake {
-                    until: Some(clock.now().plus(order::HELD_FOR)),
-                    why: "SIGUSR1 pulled the brake of this process".into(),
-                    ends_with: "SIGUSR2, else by itself",
-                }),
+                _ = pull.recv() => Some(Brake::by_signal(clock.now())),
                 _ = let_go.recv() => None,
             };
             orders.brake(brake).await;

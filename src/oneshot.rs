@@ -13,7 +13,7 @@ use crate::policy::schedule;
 use crate::policy::survey::Wanted;
 use crate::reaper::{Finding, Reaper, Report, hearings};
 use crate::store::audience::Ask;
-use crate::store::orders::InstanceSource;
+use crate::store::instances::InstanceSource;
 
 /// Told while a run waits for its second look: the source, how many entries are watched, and how long it still takes.
 pub type Waiting = Arc<dyn Fn(&str, usize, Duration) + Send + Sync>;
@@ -178,9 +178,8 @@ impl SingleRun {
 
     fn is_over(&self, reaper: &Reaper) -> bool {
         let finding = &self.finding;
-        let led = reaper.store().lease().is_some_and(|lease| lease.led_by().is_some());
         let ended = finding.hold.is_some() || finding.failure.is_some() || finding.interrupted || finding.gave_up;
-        led || reaper.is_spent() || ended
+        reaper.store().is_led() || reaper.is_spent() || ended
     }
 
     /// A pause ends by itself, but nobody knows when; and a run that waits holds the lease. A threshold is enough.

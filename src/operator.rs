@@ -8,7 +8,8 @@ use tokio::time::{Instant, sleep};
 use crate::policy::entry::{Now, Timestamp};
 use crate::policy::order::Command;
 use crate::store::error::Error;
-use crate::store::orders::{Instance, Order, OrderBook, Token, Written};
+use crate::store::instances::Instance;
+use crate::store::orders::{Order, OrderBook, Token, Written};
 
 mod text;
 

@@ -9,7 +9,8 @@ use super::{ANSWERS_WITHIN, Given, View};
 use crate::policy::duration::in_words;
 use crate::policy::entry::{Now, Timestamp};
 use crate::policy::order::Command;
-use crate::store::orders::{Instance, InstanceSource, Order, Token};
+use crate::store::instances::{Instance, InstanceSource};
+use crate::store::orders::{Order, Token};
 use crate::text::Paint;
 
 /// Writes what came of an order.

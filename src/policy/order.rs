@@ -80,6 +80,17 @@ pub struct Brake {
     pub ends_with: &'static str,
 }
 
+impl Brake {
+    /// The brake of one process alone, pulled by SIGUSR1 at `now`.
+    pub fn by_signal(now: Monotonic) -> Self {
+        Self {
+            until: Some(now.plus(HELD_FOR)),
+            why: "SIGUSR1 pulled the brake of this process".into(),
+            ends_with: "SIGUSR2, else by itself",
+        }
+    }
+}
+
 /// Silence and mass keep `left` entries less.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Release {

@@ -13,8 +13,8 @@ use crate::policy::outcome::{Notified, Outcomes};
 use crate::policy::staleness::Timing;
 use crate::policy::survey::Survey;
 use crate::store::error::{Error, Kind};
+use crate::store::instances::InstanceSource;
 use crate::store::naming::Naming;
-use crate::store::orders::InstanceSource;
 
 /// What a report is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,7 +11,8 @@ use super::{Mode, Reaper};
 use crate::policy::entry::{Monotonic, Now};
 use crate::policy::order::Orders;
 use crate::store::error::Error;
-use crate::store::orders::{self, Instance, InstanceSource, OrderBook, Written};
+use crate::store::instances::{self, Instance, InstanceSource};
+use crate::store::orders::{OrderBook, Written};
 
 /// An operator waits for an answer, and entries go meanwhile.
 const HEARS_EVERY: Duration = Duration::from_secs(1);
@@ -61,7 +62,7 @@ impl Hearing {
             stop.run_until_cancelled(tokio::time::sleep(HEARS_EVERY)).await;
             stop.run_until_cancelled(self.hear()).await;
         }
-        if let Err(error) = self.book.dismiss(&[orders::own_name()]).await {
+        if let Err(error) = self.book.dismiss(&[instances::own_name()]).await {
             debug!(%error, "stays on the list of processes until it is forgotten");
         }
     }
@@ -105,7 +106,7 @@ impl Hearing {
             return Ok(());
         }
         let instance = Instance {
-            name: orders::own_name(),
+            name: instances::own_name(),
             version: env!("CARGO_PKG_VERSION").into(),
             seen_ms: now.server.millis(),
             revision,

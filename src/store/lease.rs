@@ -12,7 +12,7 @@ use tracing::{debug, info, warn};
 
 use super::connect::Link;
 use super::error::{Error, Kind};
-use super::orders::own_name;
+use super::instances::own_name;
 use super::reply;
 use super::state::{self, refusal};
 use super::status::Purpose;

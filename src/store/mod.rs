@@ -40,6 +40,7 @@ pub mod error;
 pub mod evict;
 pub mod facts;
 mod hash;
+pub mod instances;
 mod keys;
 pub mod lease;
 pub mod naming;
@@ -166,6 +167,11 @@ impl Store {
     /// Our part in the lease of the source, where one is needed.
     pub fn lease(&self) -> Option<&Arc<Lease>> {
         self.lease.as_ref()
+    }
+
+    /// Whether another reaper leads, as far as we know.
+    pub fn is_led(&self) -> bool {
+        self.lease.as_ref().is_some_and(|lease| lease.led_by().is_some())
     }
 
     /// The source.

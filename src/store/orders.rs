@@ -1,15 +1,14 @@
-//! What operators ordered, in the database it is about, and which processes there heard of it.
+//! What operators ordered, in the database it is about.
 //!
 //! Every order has an end, so that what somebody forgot is over by the next day. An order that can't be read is a brake.
 //! A counter grows with each order; it is read before them, so whoever has read its value has read what was ordered by
-//! then, and says so where the operator's command looks.
+//! then, and says so on the list of processes.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use redis::Value;
-use serde::{Deserialize, Serialize};
 
 use super::Store;
 use super::connect::Link;
@@ -23,19 +22,13 @@ use crate::policy::order::{Brake, Orders, Release};
 /// What the brake's hold says of its end.
 const RESUME: &str = "`presence-reaper resume`, else by itself";
 
-/// Redis forgets the processes when none of them has been heard for so long.
-const REMEMBERED: Duration = Duration::from_secs(60);
-
-/// A process that was not heard for so long is gone, or can't reach Redis and so evicts nothing.
-pub const ALIVE: Duration = Duration::from_secs(15);
-
 /// Characters of a reason or a sentence that are shown.
 const LONGEST_TEXT: usize = 300;
 
 /// The orders of one database, for the sources of this process that are in it.
 #[derive(Clone, Debug)]
 pub struct OrderBook {
-    link: Arc<Link>,
+    pub(super) link: Arc<Link>,
     sources: Vec<Arc<str>>,
 }
 
@@ -83,43 +76,6 @@ pub struct Ordered {
     pub brake: Option<Order>,
     /// The release.
     pub release: Option<Token>,
-}
-
-/// A process that obeys, as it writes itself down.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Instance {
-    /// `HOST:PID`.
-    #[serde(skip)]
-    pub name: String,
-    /// Its version.
-    pub version: String,
-    /// Server time, in milliseconds.
-    pub seen_ms: i64,
-    /// Every order up to this one is obeyed.
-    pub revision: u64,
-    /// Its sources in this database.
-    pub sources: Vec<InstanceSource>,
-}
-
-/// How a source stands with a process.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InstanceSource {
-    /// Its name.
-    pub name: String,
-    /// Its state; `once` with a single run.
-    pub state: String,
-    /// Why it holds, if it does.
-    pub hold: Option<String>,
-    /// When that ends by itself at the latest, if it does; server time in milliseconds.
-    pub ends_ms: Option<i64>,
-    /// What ends it.
-    pub ends_with: Option<String>,
-    /// Whether this process is the one that evicts.
-    pub leads: bool,
-    /// Live entries at its last survey.
-    pub live: Option<u64>,
-    /// Stale entries at its last survey.
-    pub stale: Option<u64>,
 }
 
 impl OrderBook {
@@ -219,49 +175,7 @@ impl OrderBook {
         reply::count(revision).map_err(|unexpected| self.link.unexpected(doing, unexpected))
     }
 
-    // === processes ===
-
-    /// Writes this process down.
-    ///
-    /// # Errors
-    /// Redis can't be reached, or refuses.
-    pub async fn enlist(&self, instance: &Instance) -> Result<(), Error> {
-        let mut commands = redis::pipe();
-        let text = serde_json::to_string(instance).unwrap_or_default();
-        set(&mut commands, &key("instances", None), &[(instance.name.as_str(), text)], REMEMBERED);
-        self.ask("telling operators of ourselves", &commands).await.map(|_| ())
-    }
-
-    /// Strikes these processes off the list.
-    ///
-    /// # Errors
-    /// Redis can't be reached, or refuses.
-    pub async fn dismiss(&self, names: &[String]) -> Result<(), Error> {
-        if names.is_empty() {
-            return Ok(());
-        }
-        let mut commands = redis::pipe();
-        commands.cmd("HDEL").arg(key("instances", None)).arg(names);
-        self.ask("taking processes off the list", &commands).await.map(|_| ())
-    }
-
-    /// The processes on the list, by name, those of other databases left out; and the server's time.
-    ///
-    /// # Errors
-    /// Redis can't be reached, or refuses.
-    pub async fn instances(&self) -> Result<(Now, Vec<Instance>), Error> {
-        const DOING: &str = "looking for processes";
-        let mut commands = redis::pipe();
-        commands.cmd("TIME").cmd("HGETALL").arg(key("instances", None));
-        let [time, list] = self.link.exactly(DOING, self.ask(DOING, &commands).await?)?;
-        let now = self.link.now(DOING, time)?;
-        let pairs = reply::pairs(list).map_err(|unexpected| self.link.unexpected(DOING, unexpected))?;
-        let mut instances: Vec<Instance> = pairs.into_iter().filter_map(|pair| instance(pair).ok()).collect();
-        instances.sort_by(|one, other| one.name.cmp(&other.name));
-        Ok((now, instances))
-    }
-
-    async fn ask(&self, doing: &str, commands: &redis::Pipeline) -> Result<Vec<Value>, Error> {
+    pub(super) async fn ask(&self, doing: &str, commands: &redis::Pipeline) -> Result<Vec<Value>, Error> {
         let live = self.link.live().await?;
         let replies = self.link.ask(&live, Purpose::Order, doing, commands).await?;
         match replies.iter().find_map(|reply| refusal(&self.link, doing, reply)) {
@@ -270,41 +184,6 @@ impl OrderBook {
             )),
             Some(refused) => Err(refused),
             None => Ok(replies),
-        }
-    }
-}
-
-/// This process, for a person: `HOST:PID`.
-pub fn own_name() -> String {
-    format!("{}:{}", host_name(), std::process::id())
-}
-
-/// The machine it runs on.
-pub fn host_name() -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let host = host.trim();
-    if host.is_empty() { "host".into() } else { host.into() }
-}
-
-impl Instance {
-    /// Whether it was heard lately.
-    pub fn is_alive(&self, now: Now) -> bool {
-        Timestamp::from_millis(self.seen_ms).plus(ALIVE) > now.server
-    }
-}
-
-impl InstanceSource {
-    /// A source of a single run, which is too short to tell how it stands.
-    pub fn once(name: &Arc<str>) -> Self {
-        Self {
-            name: name.to_string(),
-            state: "once".into(),
-            hold: None,
-            ends_ms: None,
-            ends_with: None,
-            leads: true,
-            live: None,
-            stale: None,
         }
     }
 }
@@ -366,11 +245,11 @@ impl Spending {
 const FIELDS: [&str; 5] = ["until", "reason", "by", "id", "left"];
 
 /// Where an order of a kind stands, for one source or for all.
-fn key(what: &str, source: Option<&str>) -> Vec<u8> {
+pub(super) fn key(what: &str, source: Option<&str>) -> Vec<u8> {
     own_key_of_all(&source.map_or_else(|| what.to_owned(), |source| format!("{what}:{source}")))
 }
 
-fn set(commands: &mut redis::Pipeline, key: &[u8], fields: &[(&str, String)], lasts: Duration) {
+pub(super) fn set(commands: &mut redis::Pipeline, key: &[u8], fields: &[(&str, String)], lasts: Duration) {
     commands.cmd("HSET").arg(key);
     for (name, value) in fields {
         commands.arg(*name).arg(value);
@@ -410,22 +289,8 @@ fn token(fields: &HashMap<&'static str, String>) -> Option<Token> {
 }
 
 /// What others wrote, so that it can neither break a line nor steer a terminal.
-fn clean(text: &str) -> String {
+pub(super) fn clean(text: &str) -> String {
     text.chars().filter(|character| !character.is_control()).take(LONGEST_TEXT).collect()
-}
-
-fn instance((name, record): (Value, Value)) -> Result<Instance, reply::Unexpected> {
-    let name = String::from_utf8_lossy(&reply::some_bytes(name)?).into_owned();
-    let record: Instance = serde_json::from_slice(&reply::some_bytes(record)?)
-        .map_err(|error| reply::Unexpected::shape(error.to_string()))?;
-    let sources = record.sources.into_iter().map(|source| InstanceSource {
-        name: clean(&source.name),
-        state: clean(&source.state),
-        hold: source.hold.as_deref().map(clean),
-        ends_with: source.ends_with.as_deref().map(clean),
-        ..source
-    });
-    Ok(Instance { name: clean(&name), version: clean(&record.version), sources: sources.collect(), ..record })
 }
 
 #[cfg(test)]
@@ -490,27 +355,13 @@ mod tests {
         assert_eq!(token(&nameless), None);
     }
 
-    #[test]
-    fn a_process_is_alive_while_it_is_heard() {
-        let heard = |ago: u64| Instance {
-            name: "a:1".into(),
-            version: "1".into(),
-            seen_ms: at(100 - ago).server.millis(),
-            revision: 0,
-            sources: vec![],
-        };
-        assert!(heard(14).is_alive(at(100)));
-        assert!(!heard(15).is_alive(at(100)));
-    }
-
     proptest! {
         #[test]
-        fn what_stands_there_never_panics(values in prop::collection::vec(any::<Option<Vec<u8>>>(), 5), name: Vec<u8>) {
+        fn what_stands_there_never_panics(values in prop::collection::vec(any::<Option<Vec<u8>>>(), 5)) {
             let values = values.into_iter().map(|value| value.map_or(Value::Nil, Value::BulkString)).collect();
             if let Ok(Some(fields)) = fields(Value::Array(values)) {
                 let _ = (order(&fields), token(&fields));
             }
-            let _ = instance((Value::BulkString(name.clone()), Value::BulkString(name)));
         }
     }
 }

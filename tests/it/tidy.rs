@@ -45,7 +45,7 @@ const ROOMS: [Room; 23] = [
             "report",
             "service",
             "store::audience",
-            "store::orders",
+            "store::instances",
             "store::rights",
             "text",
         ],
@@ -103,12 +103,12 @@ const ROOMS: [Room; 23] = [
     },
     Room {
         name: "oneshot",
-        uses: &["clock", "policy", "reaper", "store::audience", "store::orders"],
+        uses: &["clock", "policy", "reaper", "store::audience", "store::instances"],
         never: &["clap", "prometheus", "redis", "SystemTime"],
     },
     Room {
         name: "operator",
-        uses: &["policy", "store::error", "store::orders", "text"],
+        uses: &["policy", "store::error", "store::instances", "store::orders", "text"],
         never: &["clap", "prometheus", "redis", "SystemTime"],
     },
     Room {
