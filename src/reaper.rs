@@ -18,13 +18,13 @@ use crate::policy::entry::{EntryId, Monotonic, Now, Timestamp};
 use crate::policy::group::Turn;
 use crate::policy::guard::{self, Lifted, State};
 use crate::policy::ledger::{Counted, Ledger};
-use crate::policy::load::{Brakes, Throttle};
+use crate::policy::load::{LoadGuard, Throttle};
 use crate::policy::outcome::{Notified, Outcome, Sink};
 use crate::policy::pace::{Rate, Shared};
 use crate::policy::rule::Refusal;
 use crate::policy::staleness::Timing;
 use crate::policy::survey::Survey;
-use crate::policy::suspect::{self, MISFIT_MIN};
+use crate::policy::suspect;
 use crate::store::audience::Ask;
 use crate::store::connect::Health;
 use crate::store::error::{Error, Kind};
@@ -79,13 +79,11 @@ pub struct Reaper {
     settings: Settings,
     ledger: Ledger,
     shared: Arc<Mutex<Shared>>,
-    /// A sample has shown that the source is what its settings say.
-    fits: bool,
     /// The state that was told last, and what would end it.
     told: Option<(State, Option<String>)>,
     /// The lease was ours when we last looked.
     led: bool,
-    brakes: Brakes,
+    load: LoadGuard,
     /// The pause that was told last.
     paused: Option<Throttle>,
     /// What alone has kept what is due, and since when.
@@ -99,10 +97,9 @@ impl Reaper {
         Self {
             ledger: Ledger::new(settings.timing, &settings.guard, settings.lifted),
             log_rate: Rate::new(Some(LOGGED_A_SECOND)),
-            fits: false,
             told: None,
             led: false,
-            brakes: Brakes::new(settings.guard.load),
+            load: LoadGuard::new(settings.guard.load),
             paused: None,
             throttled: None,
             store,
@@ -178,8 +175,8 @@ impl Reaper {
             return;
         }
         let orders = Arc::clone(&self.settings.orders);
-        let in_force = orders.for_source(&self.store.source().name, self.clock.now()).await;
-        self.ledger.ordered(in_force.orders);
+        let (ordered, _) = orders.in_force(&self.store.source().name, self.clock.now()).await;
+        self.ledger.ordered(ordered);
     }
 
     // === survey ===
@@ -199,6 +196,7 @@ impl Reaper {
         match surveyed {
             Ok(surveyed) => {
                 self.take_in(surveyed, &mut report);
+                self.seek_remedy().await;
                 if report.canary_refused.is_none() {
                     self.keep(&mut report).await;
                 }
@@ -208,9 +206,8 @@ impl Reaper {
         self.conclude(report, began)
     }
 
-    /// The sample and the witness first: a survey is judged by them.
+    /// The witness first: a survey that finds silence judges by it.
     async fn read_all(&mut self, ask: &Ask) -> Result<Surveyed, Error> {
-        self.sample().await?;
         if let Some(key) = &self.settings.guard.writer_witness {
             let (shows, now) = self.store.witness(key).await?;
             self.ledger.witnessed(shows, now);
@@ -218,19 +215,21 @@ impl Reaper {
         self.store.survey(ask).await
     }
 
-    /// Before the first survey, and again until it does: whether a sample of the source fits its settings.
-    async fn sample(&mut self) -> Result<(), Error> {
-        if self.fits {
-            return Ok(());
+    /// Where most of a source can't be judged, a sample tells which format would fit.
+    async fn seek_remedy(&mut self) {
+        if !self.ledger.wants_remedy() {
+            return;
         }
-        let mut sample = suspect::Sample::default();
-        for entry in self.store.sample().await?.entries {
-            sample.add(entry.judged, entry.plainly, |at| entry.now.server.millis_since(at));
+        match self.store.sample().await {
+            Ok(taken) => {
+                let mut sample = suspect::Sample::default();
+                for entry in taken.entries {
+                    sample.add(entry.judged, entry.plainly, |at| entry.now.server.millis_since(at));
+                }
+                self.ledger.remedy(suspect::remedy(&sample, self.store.source().format));
+            }
+            Err(error) => tracing::debug!(source = &*self.store.source().name, %error, "no sample this time"),
         }
-        let misfit = suspect::misfit(&sample, self.store.source().format);
-        self.fits = misfit.is_none() && sample.entries >= MISFIT_MIN;
-        self.ledger.sampled_at_start(misfit);
-        Ok(())
     }
 
     fn take_in(&mut self, surveyed: Surveyed, report: &mut Report) {
@@ -268,8 +267,9 @@ impl Reaper {
         if let Some(kept) = &kept {
             self.ledger.canary_read(kept.canary);
         }
-        let follows = self.store.lease().is_some_and(|lease| lease.led_by().is_some());
-        if let (true, Some(memory)) = (follows, kept.as_ref().and_then(|kept| kept.memory.as_ref())) {
+        if let Some(memory) = kept.as_ref().and_then(|kept| kept.memory.as_ref())
+            && self.store.is_led()
+        {
             self.ledger.follow(memory, now);
         }
         kept
@@ -278,7 +278,7 @@ impl Reaper {
     /// Keeps what a later process has to know, and finds out whether the server takes writes; the leader does it for
     /// all who follow it.
     async fn keep(&mut self, report: &mut Report) {
-        if self.store.lease().is_some_and(|lease| lease.led_by().is_some()) {
+        if self.store.is_led() {
             return;
         }
         // A break that only the write shows has to be kept as well, in a second one.
@@ -313,7 +313,7 @@ impl Reaper {
         let (live, stale, protected) = (survey.live(), survey.stale, survey.protected);
         let (future, unreadable) = (survey.future, survey.unreadable_total());
         let (watched, took) = (self.watched(), in_words(took));
-        let paused = self.brakes.pause().map(|pause| pause.why.as_str());
+        let paused = self.load.pause().map(|pause| pause.why.as_str());
         info!(source, live, stale, protected, future, unreadable, watched, paused, took, "surveyed");
         if survey.unwatched > 0 {
             warn!(
@@ -425,7 +425,7 @@ impl Reaper {
         let Greeted { health, kept } = self.store.greet().await?;
         let _ = self.take_in_state(health.refusals, kept, health.now, report);
         self.take_in_look(&health.identity, health.now, report);
-        self.brakes.heard(health.load);
+        self.load.heard(health.load);
         for ids in self.ledger.sampled(self.clock.now()).chunks(CHUNK) {
             if self.now().is_none() {
                 return Ok(());
@@ -455,7 +455,7 @@ impl Reaper {
             return None;
         }
         let now = self.clock.now();
-        if self.brakes.pause().is_some() {
+        if self.load.pause().is_some() {
             // The next pulse tells whether it may go on.
             return None;
         }
@@ -472,13 +472,13 @@ impl Reaper {
             self.count_would_evict(&mut report);
             return self.conclude(report, began);
         }
-        // bound: every round takes at least one entry off the list of those due, or ends it
         let orders = Arc::clone(&self.settings.orders);
+        // bound: every round takes at least one entry off the list of those due, or ends it
         while !stop.is_cancelled() && self.leads() {
             self.refresh_pulse(&mut report).await;
             // They can't change until the batch is answered.
-            let in_force = orders.for_source(&self.store.source().name, self.clock.now()).await;
-            self.ledger.ordered(in_force.orders.clone());
+            let (ordered, _unchanged) = orders.in_force(&self.store.source().name, self.clock.now()).await;
+            self.ledger.ordered(ordered);
             let Some((now, due)) = self.reserve_due(&mut report) else { break };
             let reserved = due.len() as u64;
             let spent = self.strike_due(due, &mut report).await;
@@ -528,7 +528,7 @@ impl Reaper {
         if let Some((since, why)) = self.throttled.take() {
             report.throttled[why.index()] += now.mono.since(since);
         }
-        if let Some(pause) = self.brakes.pause() {
+        if let Some(pause) = self.load.pause() {
             self.throttled = self.ledger.watch().is_due(now.mono).then_some((now.mono, pause.why));
             return None;
         }
@@ -626,7 +626,7 @@ impl Reaper {
     }
 
     fn take_in_outcomes(&mut self, evicted: Evicted, skipped: &[(EntryId, u32)], now: Now, report: &mut Report) -> u64 {
-        evicted.took.iter().for_each(|took| self.brakes.batch_took(*took));
+        evicted.took.iter().for_each(|took| self.load.batch_took(*took));
         let at = evicted.at.unwrap_or(now.server);
         let mut spent = 0;
         let mut untold = 0;
@@ -720,7 +720,7 @@ impl Reaper {
     fn conclude(&mut self, mut report: Report, began: Monotonic) -> Report {
         report.took = self.clock.now().since(began);
         report.groups = self.ledger.groups();
-        report.pause = self.brakes.pause();
+        report.pause = self.load.pause();
         report.hold = self.ledger.hold(self.clock.now());
         report.state = report.hold.as_ref().map_or(State::Normal, |hold| hold.state);
         self.tell_state(&report);

@@ -65,7 +65,7 @@ E5 no mass@g7_two_hubs@policy/guard.rs@s/, self.mass\(now.mono\)\]/]/
 E5 a mass is not latched@g7_two_hubs@policy/guard.rs@s/self.mass_until = Some\(now.plus\(self.timing.threshold \* 2\)\)/self.mass_until = Some(now.plus(self.timing.heartbeat_interval))/
 E5 a third is a mass@g7_one_hub@policy/guard.rs@s/= \(55, 100\)/= (30, 100)/
 E5 six are a mass@g7_six_clients@policy/guard.rs@s/MASS_MIN: u64 = 10/MASS_MIN: u64 = 1/
-E1 a source that does not fit evicts@p4_a_source_that_does@policy/rule.rs@s/.or_else\(.. facts.guard.misfits\(\)\)//
+E1 a source that does not fit evicts@p4_a_source_that_does@policy/rule.rs@s/.or_else\(.. facts.guard.misfit\(\)\)//
 E5 no brake@g_hold_nothing_goes@policy/order.rs@s/let brake = self.brake.as_ref\(\)/let brake = self.brake.as_ref().filter(|_| false)/
 E5 a lost brake is let go@g_hold_a_brake_that_redis_lost@reaper/orders.rs@s/self.replace\(read, true\)/self.replace(read, false)/
 E5 a release is not counted@a_release_is_good_for@store/evict.lua@s/redis.call\('HINCRBY', KEYS.release., 'left', -going\)//
@@ -89,7 +89,7 @@ E5 surveys put the pulse off@surveys_one_after_the_other@policy/ledger.rs@s/self
 E6 no extra@e6_a_silent_hub@policy/group.rs@s/self.timing.threshold \+ self.extra/self.timing.threshold/
 E5 a witness releases nothing@p3_a_witness_that_is_fresh@policy/guard.rs@s/return Some\(fresh_since\?.max\(silence.since\).plus\(self.timing.threshold\)\)/let _ = fresh_since/
 E5 a stale witness releases@p3_a_witness_that_is_not_fresh@policy/guard.rs@s/let fresh = shows.is_some_and\(fresh\)/let fresh = shows.is_some_and(fresh) || true/
-load no brakes@load_@reaper.rs@s/if let Some\(pause\) = self.brakes.pause\(\)/if let (Some(pause), true) = (self.brakes.pause(), false)/@reaper.rs@s/if self.brakes.pause\(\).is_some\(\)/if false/
+load nothing pauses@load_@reaper.rs@s/if let Some\(pause\) = self.load.pause\(\)/if let (Some(pause), true) = (self.load.pause(), false)/@reaper.rs@s/if self.load.pause\(\).is_some\(\)/if false/
 E7 no compare@p1_a_ping_between@store/evict.lua@s/= tonumber\(found\) == tonumber\(expected\)/= true/
 E7 no check before the deed@p5_an_entry_goes_whole@store/evict.lua@s/NEEDS\[deed.verb\] and kind ~= NEEDS\[deed.verb\]/false/
 E7 refused writes do not refuse us@g11_a_server_that_refuses@store/evict.rs@s/concat!\("#!lua.n", include_str/concat!("", include_str/

@@ -407,9 +407,9 @@ fn moved(from: Now, to: Now) -> Option<Break> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::TIMING;
     use super::*;
 
-    const TIMING: Timing = Timing { threshold: Duration::from_secs(300), heartbeat_interval: Duration::from_secs(30) };
     const MINUTE: Duration = Duration::from_secs(60);
 
     fn at(seconds: f64) -> Now {

@@ -176,15 +176,10 @@ impl Groups {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::{TIMING, at};
     use super::*;
 
-    const TIMING: Timing = Timing { threshold: Duration::from_secs(300), heartbeat_interval: Duration::from_secs(30) };
     const EXTRA: Duration = Duration::from_secs(100);
-
-    fn at(seconds: u64) -> Now {
-        let since = Duration::from_secs(seconds);
-        Now { server: Timestamp::from_millis(1_800_000_000_000).plus(since), mono: Monotonic::from_start(since) }
-    }
 
     /// Entries of groups by the age of each, as a survey at `now` sees them.
     fn survey(now: Now, entries: &[(&str, u64)]) -> Tallies {

@@ -14,7 +14,8 @@ use super::pulse::{Doubt, Pulse};
 use super::regret::Regret;
 use super::sample::Sampled;
 use super::staleness::Timing;
-use super::survey::{Judged, Survey};
+use super::survey::{Judged, MISFIT_MIN, Survey};
+use super::suspect;
 
 /// Fewer heartbeats to a threshold than this are refused: the guards could not see an outage before the first living
 /// entry turned stale. Simulated with all hubs cut off: at 3 heartbeats 1,450 of 1,500 living entries went, at 5 none.
@@ -145,7 +146,7 @@ pub enum State {
 impl State {
     /// Every state, in the order of precedence: of several reasons to hold the first is shown.
     pub const ALL: [Self; 8] =
-        [Self::Held, Self::Suspended, Self::Blind, Self::Grace, Self::Silent, Self::Mass, Self::Interval, Self::Normal];
+        [Self::Held, Self::Suspended, Self::Blind, Self::Grace, Self::Silent, Self::Interval, Self::Mass, Self::Normal];
 
     /// The name in metrics and reports.
     pub const fn as_str(self) -> &'static str {
@@ -239,8 +240,10 @@ pub struct Guard {
     silences: VecDeque<Monotonic>,
     lifted: Lifted,
     orders: Orders,
-    /// Why the source is not what its settings say, if it is not.
-    misfit: Option<String>,
+    /// A survey has shown that the source is what its settings say.
+    fits: bool,
+    /// Why it is not, if one has shown that, and what to do about it as soon as that is known.
+    misfit: Option<(String, Option<String>)>,
 }
 
 /// The first few that go when a mass has been released by time: the rest waits to see whether they come back.
@@ -292,12 +295,14 @@ impl Guard {
             silences: VecDeque::new(),
             lifted,
             orders: Orders::default(),
+            fits: false,
             misfit: None,
         }
     }
 
     /// Takes in what a survey that ended at `now` saw.
     pub fn observe(&mut self, survey: &Survey, now: Now) -> Vec<Change> {
+        self.observe_fit(survey);
         let mut changes = Vec::new();
         changes.extend(self.observe_silence(survey, now));
         if self.observe_mass(survey, now.mono) {
@@ -487,11 +492,6 @@ impl Guard {
         }
     }
 
-    /// For a single run, which does not live long enough to see whom a first slice brings back.
-    pub fn no_slice(&mut self) {
-        self.slice = None;
-    }
-
     /// Takes in the time that the witness showed at `now`; `None` if it shows none. It says something about silence and
     /// about nothing else.
     pub fn witnessed(&mut self, shows: Option<Timestamp>, now: Now) {
@@ -574,18 +574,34 @@ impl Guard {
         Some(silence.since.plus(release.max(self.timing.threshold * 2).saturating_sub(silence.before)))
     }
 
-    /// Takes in whether a sample fits the settings of the source; if not, why.
-    pub fn fitted(&mut self, misfit: Option<String>) {
-        self.misfit = misfit;
+    /// Only at start: what goes wrong later shows as unreadable entries, or as silence.
+    fn observe_fit(&mut self, survey: &Survey) {
+        if !self.fits {
+            let remedy = self.misfit.take().and_then(|(_, remedy)| remedy);
+            self.misfit = survey.misfit().map(|why| (why, remedy));
+            self.fits = self.misfit.is_none() && survey.population() >= MISFIT_MIN;
+        }
+    }
+
+    /// Whether the source is not what its settings say, and nobody knows yet what to do about it.
+    pub fn wants_remedy(&self) -> bool {
+        matches!(self.misfit, Some((_, None)))
+    }
+
+    /// Takes in what to do about it.
+    pub fn remedy(&mut self, remedy: String) {
+        if let Some((_, known)) = &mut self.misfit {
+            *known = Some(remedy);
+        }
     }
 
     /// The hold of a source that is not what its settings say.
-    pub fn misfits(&self) -> Option<Hold> {
-        self.misfit.as_ref().map(|why| Hold {
+    pub fn misfit(&self) -> Option<Hold> {
+        self.misfit.as_ref().map(|(why, remedy)| Hold {
             state: State::Blind,
-            why: why.clone(),
+            why: format!("{why}; {}", remedy.as_deref().unwrap_or(suspect::REMEDY)),
             ends: None,
-            ends_with: "a sample that can be judged: mend the source, or the entries".into(),
+            ends_with: "a survey that can be judged: mend the source, or the entries".into(),
         })
     }
 
@@ -695,17 +711,12 @@ impl Guard {
 #[cfg(test)]
 mod tests {
     use super::super::entry::Mark;
-    use super::super::ping::Unit;
+    use super::super::ping::{Unit, Unreadable};
     use super::super::staleness::Freshness;
+    use super::super::testing::{TIMING, at};
     use super::*;
 
-    const TIMING: Timing = Timing { threshold: Duration::from_secs(300), heartbeat_interval: Duration::from_secs(30) };
     const MINUTE: u64 = 60;
-
-    fn at(seconds: u64) -> Now {
-        let since = Duration::from_secs(seconds);
-        Now { server: Timestamp::from_millis(1_800_000_000_000).plus(since), mono: Monotonic::from_start(since) }
-    }
 
     fn survey(fresh: u64, newest: Now) -> Survey {
         let mut survey = Survey::new(TIMING);
@@ -735,6 +746,29 @@ mod tests {
 
     fn ends(guard: &Guard, seconds: u64) -> Option<Monotonic> {
         guard.hold(at(seconds)).and_then(|hold| hold.ends)
+    }
+
+    #[test]
+    fn p4_a_source_has_to_fit_its_settings_once() {
+        let wrong = |now| {
+            let mut survey = survey(10, now);
+            survey.unreadable[Unreadable::Implausible.index()] = 10;
+            survey
+        };
+        let why = |guard: &Guard| guard.misfit().map(|hold| hold.why);
+        let mut guard = Guard::new(TIMING, &Settings::default(), Lifted::default());
+        guard.observe(&survey(9, at(0)), at(0));
+        guard.observe(&wrong(at(30)), at(30));
+        let said = "10 of 20 entries can't be judged: 10 implausible";
+        assert_eq!(why(&guard), Some(format!("{said}; {}", suspect::REMEDY)), "nine prove nothing");
+        assert!(guard.wants_remedy());
+        guard.remedy("write format".into());
+        guard.observe(&wrong(at(60)), at(60));
+        assert_eq!((why(&guard), guard.wants_remedy()), (Some(format!("{said}; write format")), false));
+        guard.observe(&survey(10, at(90)), at(90));
+        assert_eq!(why(&guard), None);
+        guard.observe(&wrong(at(120)), at(120));
+        assert_eq!(why(&guard), None, "only at start");
     }
 
     #[test]

@@ -185,14 +185,8 @@ impl Tracked {
 #[cfg(test)]
 mod tests {
     use super::super::ping::Unit;
+    use super::super::testing::{TIMING, at};
     use super::*;
-
-    const TIMING: Timing = Timing { threshold: Duration::from_secs(300), heartbeat_interval: Duration::from_secs(30) };
-
-    fn at(seconds: u64) -> Now {
-        let since = Duration::from_secs(seconds);
-        Now { server: Timestamp::from_millis(1_800_000_000_000).plus(since), mono: Monotonic::from_start(since) }
-    }
 
     fn id(n: u64) -> EntryId {
         EntryId::key(n.to_string().into_bytes())

@@ -138,9 +138,15 @@ impl Ledger {
         self.continuity.recall_graces(&earlier.sight, then);
         self.watch.doubt(earlier.misdated_until.map(|until| then.when(until)));
         let unbroken = self.goes_on(earlier, identity, now);
-        self.guard.recall(&earlier.guards, unbroken, then);
-        if let Run::Single(_) = self.run {
-            self.guard.no_slice();
+        self.guard.recall(&self.handed_on(earlier.guards.clone()), unbroken, then);
+    }
+
+    /// What passes between processes. A single run does not live long enough to see whom a first slice brings back: it
+    /// neither leaves one nor finds one.
+    fn handed_on(&self, guards: memory::Guards) -> memory::Guards {
+        match self.run {
+            Run::Daemon => guards,
+            Run::Single(_) => memory::Guards { slice: None, ..guards },
         }
     }
 
@@ -199,11 +205,7 @@ impl Ledger {
             },
             misdated_until: self.watch.misdated_until(looked.mono).map(|until| looked.server_at(until)),
             sight: self.continuity.remember(looked),
-            guards: match self.run {
-                Run::Daemon => self.guard.remember(looked),
-                // Its first slice would have to be looked at for longer than it lives.
-                Run::Single(_) => memory::Guards { slice: None, ..self.guard.remember(looked) },
-            },
+            guards: self.handed_on(self.guard.remember(looked)),
         })
     }
 
@@ -322,9 +324,14 @@ impl Ledger {
         }
     }
 
-    /// Takes in whether a sample fits the settings of the source; if not, why.
-    pub fn sampled_at_start(&mut self, misfit: Option<String>) {
-        self.guard.fitted(misfit);
+    /// Whether the source is not what its settings say, and nobody knows yet what to do about it.
+    pub fn wants_remedy(&self) -> bool {
+        self.guard.wants_remedy()
+    }
+
+    /// Takes in what to do about it.
+    pub fn remedy(&mut self, remedy: String) {
+        self.guard.remedy(remedy);
     }
 
     /// Takes in what operators order.
@@ -621,9 +628,8 @@ mod tests {
     use super::super::memory::{Guards, Sight};
     use super::super::ping::Unit;
     use super::super::survey::Which;
+    use super::super::testing::{TIMING, at};
     use super::*;
-
-    const TIMING: Timing = Timing { threshold: Duration::from_secs(300), heartbeat_interval: Duration::from_secs(30) };
 
     /// A clock that was an hour ahead when the last process left, and is right again.
     #[test]
@@ -650,11 +656,6 @@ mod tests {
         assert_eq!(ledger.watch.misdated_until(now.mono), after(4));
         let breaks = ledger.surveyed(&Identity::default(), now, now, &mut Survey::new(TIMING)).breaks;
         assert_eq!(breaks, [Break::ClockJump(-3_600_000)]);
-    }
-
-    fn at(seconds: u64) -> Now {
-        let since = Duration::from_secs(seconds);
-        Now { server: Timestamp::from_millis(1_800_000_000_000).plus(since), mono: Monotonic::from_start(since) }
     }
 
     /// What is known after one survey at 1,000 s of entries of these groups and ages.

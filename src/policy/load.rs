@@ -96,9 +96,9 @@ pub struct Pause {
     pub words: String,
 }
 
-/// The brakes of one source.
+/// The load guard of one source.
 #[derive(Clone, Debug)]
-pub struct Brakes {
+pub struct LoadGuard {
     limits: Limits,
     load: Load,
     slow: u32,
@@ -106,7 +106,7 @@ pub struct Brakes {
     batch: Duration,
 }
 
-impl Brakes {
+impl LoadGuard {
     /// Nothing is known yet, and nothing pauses.
     pub fn new(limits: Limits) -> Self {
         Self { limits, load: Load::default(), slow: 0, batch: Duration::ZERO }
@@ -167,10 +167,10 @@ mod tests {
 
     #[track_caller]
     fn check(load: &Load, expected: Option<Throttle>) {
-        let mut brakes = Brakes::new(Limits::default());
-        brakes.heard(load.clone());
-        assert_eq!(brakes.pause().map(|pause| pause.why), expected, "{load:?}");
-        let mut never = Brakes::new(Limits {
+        let mut guard = LoadGuard::new(Limits::default());
+        guard.heard(load.clone());
+        assert_eq!(guard.pause().map(|pause| pause.why), expected, "{load:?}");
+        let mut never = LoadGuard::new(Limits {
             batch_latency: None,
             round_trip: None,
             replica_lag: None,
@@ -196,27 +196,27 @@ mod tests {
 
     #[test]
     fn load_five_slow_round_trips_in_a_row_pause_and_a_quick_one_ends_it() {
-        let mut brakes = Brakes::new(Limits::default());
+        let mut guard = LoadGuard::new(Limits::default());
         let slow = Load { round_trip: MS * 51, ..Load::default() };
-        (0..4).for_each(|_| brakes.heard(slow.clone()));
-        brakes.heard(Load { round_trip: MS * 50, ..Load::default() });
-        (0..4).for_each(|_| brakes.heard(slow.clone()));
-        assert_eq!(brakes.pause(), None);
-        brakes.heard(slow);
-        assert_eq!(brakes.pause().map(|pause| pause.why), Some(Throttle::RoundTrip));
-        brakes.heard(Load::default());
-        assert_eq!(brakes.pause(), None);
+        (0..4).for_each(|_| guard.heard(slow.clone()));
+        guard.heard(Load { round_trip: MS * 50, ..Load::default() });
+        (0..4).for_each(|_| guard.heard(slow.clone()));
+        assert_eq!(guard.pause(), None);
+        guard.heard(slow);
+        assert_eq!(guard.pause().map(|pause| pause.why), Some(Throttle::RoundTrip));
+        guard.heard(Load::default());
+        assert_eq!(guard.pause(), None);
     }
 
     #[test]
     fn load_slow_batches_pause_until_their_average_has_fallen() {
-        let mut brakes = Brakes::new(Limits::default());
-        brakes.heard(Load { round_trip: MS * 20, ..Load::default() });
-        (0..9).for_each(|_| brakes.batch_took(MS * 27));
-        assert_eq!(brakes.pause(), None, "seven beyond the round trip");
-        brakes.batch_took(MS * 200);
-        assert_eq!(brakes.pause().map(|pause| pause.why), Some(Throttle::Latency));
-        (0..4).for_each(|_| brakes.heard(Load::default()));
-        assert_eq!(brakes.pause(), None, "it ends although no batch is timed");
+        let mut guard = LoadGuard::new(Limits::default());
+        guard.heard(Load { round_trip: MS * 20, ..Load::default() });
+        (0..9).for_each(|_| guard.batch_took(MS * 27));
+        assert_eq!(guard.pause(), None, "seven beyond the round trip");
+        guard.batch_took(MS * 200);
+        assert_eq!(guard.pause().map(|pause| pause.why), Some(Throttle::Latency));
+        (0..4).for_each(|_| guard.heard(Load::default()));
+        assert_eq!(guard.pause(), None, "it ends although no batch is timed");
     }
 }

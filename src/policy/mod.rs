@@ -24,5 +24,7 @@ pub mod schedule;
 pub mod staleness;
 pub mod survey;
 pub mod suspect;
+#[cfg(test)]
+mod testing;
 pub mod watch;
 pub mod zone;

@@ -169,9 +169,8 @@ impl Regret {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::TIMING;
     use super::*;
-
-    const TIMING: Timing = Timing { threshold: Duration::from_secs(300), heartbeat_interval: Duration::from_secs(30) };
 
     fn at(seconds: u64) -> Monotonic {
         Monotonic::from_start(Duration::from_secs(seconds))

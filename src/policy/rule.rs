@@ -132,7 +132,7 @@ fn outright(facts: &Facts<'_>, now: Monotonic) -> Option<Hold> {
         .or_else(|| facts.guard.suspended(now))
         .or_else(|| refused(facts))
         .or(unheard)
-        .or_else(|| facts.guard.misfits())
+        .or_else(|| facts.guard.misfit())
 }
 
 /// Where our own writes are refused, so are heartbeats (E4): no survey proves anything until they are not.
@@ -185,10 +185,9 @@ mod tests {
     use super::super::guard::{Lifted, Settings};
     use super::super::ping::Unit;
     use super::super::survey::{Candidate, Survey};
+    use super::super::testing::TIMING;
     use super::super::watch::Watch;
     use super::*;
-
-    const TIMING: Timing = Timing { threshold: Duration::from_secs(300), heartbeat_interval: Duration::from_secs(30) };
 
     fn at(millis: u64) -> Now {
         let since = Duration::from_millis(millis);

@@ -86,9 +86,8 @@ pub enum Freshness {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::TIMING;
     use super::*;
-
-    const TIMING: Timing = Timing { threshold: Duration::from_secs(300), heartbeat_interval: Duration::from_secs(30) };
 
     #[track_caller]
     fn check(age_ms: i64, expected: Freshness) {

@@ -11,6 +11,12 @@ use super::pulse;
 use super::sample::{Place, Sample, Sampled};
 use super::staleness::{Freshness, Timing};
 
+/// From this share on what can't be judged is no leftover: the pattern or the format is wrong.
+const MISFIT_SHARE: (u64, u64) = (10, 100);
+
+/// Fewer than so many are leftovers whatever their share, and fewer entries prove nothing.
+pub const MISFIT_MIN: u64 = 10;
+
 /// How many candidates one survey keeps (about 20 MB of ids); the rest is counted `unwatched` and left to the next.
 pub const MAX_CANDIDATES: usize = 200_000;
 
@@ -426,6 +432,19 @@ impl Survey {
         self.fresh + self.late
     }
 
+    /// What shows that the source is not what its settings say, if anything does: then what can be judged of it may have
+    /// been judged by mistake. Entries without a time are no sign of that: a client that just connected has none.
+    pub fn misfit(&self) -> Option<String> {
+        let (share, whole) = MISFIT_SHARE;
+        let told = Unreadable::ALL.into_iter().filter(|why| *why != Unreadable::Missing);
+        let told = told.map(|why| (why, self.unreadable[why.index()])).filter(|(_, count)| *count > 0);
+        let count: u64 = told.clone().map(|(_, count)| count).sum();
+        let kinds: Vec<String> = told.map(|(why, count)| format!("{count} {}", why.as_str())).collect();
+        let of = self.population();
+        (count >= MISFIT_MIN && count * whole >= of * share)
+            .then(|| format!("{count} of {of} entries can't be judged: {}", kinds.join(", ")))
+    }
+
     /// Entries that can't be judged, whatever the reason.
     pub fn unreadable_total(&self) -> u64 {
         self.unreadable.iter().sum()
@@ -507,9 +526,9 @@ impl Ages {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::TIMING;
     use super::*;
 
-    const TIMING: Timing = Timing { threshold: Duration::from_secs(300), heartbeat_interval: Duration::from_secs(30) };
     const NOW: Now =
         Now { server: Timestamp::from_millis(1_800_000_000_000), mono: Monotonic::from_start(Duration::from_secs(9)) };
 
@@ -524,6 +543,24 @@ mod tests {
             survey.observe(Ok((at, Unit::UnixMs)), Mark::of([]), NOW, || EntryId::key(n.to_string().into_bytes()));
         }
         survey
+    }
+
+    /// A survey of so many fresh entries, and of others that can't be judged for a reason.
+    fn beside(fresh: u64, why: Unreadable, count: u64) -> Survey {
+        let mut survey = Survey::new(TIMING);
+        survey.count(Freshness::Fresh, fresh);
+        survey.unreadable[why.index()] += count;
+        survey
+    }
+
+    #[test]
+    fn p4_a_tenth_that_can_not_be_judged_is_a_misfit_and_a_few_leftovers_are_none() {
+        let misfit = |fresh, why, count| beside(fresh, why, count).misfit();
+        let said = Some("10 of 100 entries can't be judged: 10 implausible".to_owned());
+        assert_eq!(misfit(90, Unreadable::Implausible, 10), said);
+        assert_eq!(misfit(91, Unreadable::Implausible, 10), None, "less than a tenth");
+        assert_eq!(misfit(0, Unreadable::Implausible, 9), None, "fewer than ten");
+        assert_eq!(misfit(10, Unreadable::Missing, 90), None, "clients that just connected");
     }
 
     #[test]

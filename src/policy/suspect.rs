@@ -1,6 +1,6 @@
 //! What looks wrong about a source, judged by a sample of it: plain values in, sentences out.
 //!
-//! They tell a person which setting to look at. One alone stops evictions: a source that is not what its settings say.
+//! Nothing here stops an eviction; it tells a person which setting to look at.
 
 use std::fmt;
 use std::time::Duration;
@@ -22,12 +22,6 @@ const AHEAD_MS: i64 = 2_000;
 
 /// From this share on, unreadable entries are more than a few leftovers.
 const MANY_UNREADABLE: f64 = 0.01;
-
-/// From this share on what can't be judged is no leftover: the pattern or the format is wrong.
-const MISFIT_SHARE: (usize, usize) = (10, 100);
-
-/// Fewer than so many are leftovers whatever their share, and fewer entries prove nothing.
-pub const MISFIT_MIN: usize = 10;
 
 /// What was seen of a source.
 #[derive(Clone, Debug, Default)]
@@ -81,21 +75,13 @@ impl Sample {
     }
 }
 
-/// Why the sample does not fit the settings of its source, if it does not: what can be judged of it may then have been
-/// judged by mistake. Entries without a time are no sign of that: a client that just connected has none.
-pub fn misfit(sample: &Sample, format: Format) -> Option<String> {
-    let (share, whole) = MISFIT_SHARE;
-    let told = Unreadable::ALL.into_iter().filter(|why| *why != Unreadable::Missing);
-    let told = told.map(|why| (why, sample.unreadable[why.index()])).filter(|(_, count)| *count > 0);
-    let count: usize = told.clone().map(|(_, count)| count).sum();
-    if count < MISFIT_MIN || count * whole < sample.entries * share {
-        return None;
-    }
-    let kinds: Vec<String> = told.map(|(why, count)| format!("{count} {}", why.as_str())).collect();
-    let hint = of_format(sample, format)
-        .map_or_else(|| "; `check --connect` shows some of them".to_owned(), |suspicion| format!("; {suspicion}"));
-    Some(format!("{count} of {} sampled entries can't be judged: {}{hint}", sample.entries, kinds.join(", ")))
+/// What to do about a source of which too many entries can't be judged, by a sample of it.
+pub fn remedy(sample: &Sample, format: Format) -> String {
+    of_format(sample, format).map_or_else(|| REMEDY.to_owned(), |suspicion| suspicion.to_string())
 }
+
+/// The same where no sample can tell.
+pub const REMEDY: &str = "`check --connect` shows some of them";
 
 // === rhythm ===
 
@@ -391,10 +377,10 @@ fn rounded_up(duration: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::TIMING;
     use super::*;
     use crate::policy::entry::Timestamp;
 
-    const TIMING: Timing = Timing { threshold: Duration::from_secs(300), heartbeat_interval: Duration::from_secs(30) };
     const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 
     fn sample(ages: impl IntoIterator<Item = i64>) -> Sample {
@@ -505,30 +491,10 @@ mod tests {
     }
 
     #[test]
-    fn a_tenth_that_can_not_be_judged_is_a_misfit_and_a_few_leftovers_are_none() {
-        let table = [
-            ((81, 9, None), None),
-            ((91, 10, None), None),
-            (
-                (90, 10, None),
-                Some("10 of 100 sampled entries can't be judged: 10 implausible; `check --connect` shows some of them"),
-            ),
-            (
-                (0, 300, Some(Unit::UnixMs)),
-                Some(
-                    "300 of 300 sampled entries can't be judged: 300 implausible; 300 times make sense as unix-ms only: \
-                     write format = \"unix-ms\", or leave `format` out",
-                ),
-            ),
-        ];
-        for ((readable, count, plainly), expected) in table {
-            let sample = unreadable(sample(steady(readable, 30)), count, plainly);
-            let found = misfit(&sample, Format::Fixed(Unit::UnixS));
-            assert_eq!(found.as_deref(), expected, "{count} beside {readable}");
-        }
-        let mut young = sample(steady(10, 30));
-        (0..90).for_each(|_| young.add(Err(Unreadable::Missing), Err(Unreadable::Missing), |_| 0));
-        assert_eq!(misfit(&young, Format::Auto), None, "clients that just connected");
+    fn the_remedy_is_the_format_that_would_fit() {
+        let of = |plainly| remedy(&unreadable(sample(steady(3, 30)), 300, plainly), Format::Fixed(Unit::UnixS));
+        let fits = "300 times make sense as unix-ms only: write format = \"unix-ms\", or leave `format` out";
+        assert_eq!((&*of(Some(Unit::UnixMs)), &*of(None)), (fits, REMEDY));
     }
 
     #[test]

@@ -238,14 +238,8 @@ fn age(candidate: &Candidate, now: Now) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::{TIMING, at};
     use super::*;
-
-    const TIMING: Timing = Timing { threshold: Duration::from_secs(300), heartbeat_interval: Duration::from_secs(30) };
-
-    fn at(seconds: u64) -> Now {
-        let since = Duration::from_secs(seconds);
-        Now { server: Timestamp::from_millis(1_800_000_000_000).plus(since), mono: Monotonic::from_start(since) }
-    }
 
     fn id(name: &str) -> EntryId {
         EntryId::key(name.as_bytes())

@@ -22,11 +22,8 @@ pub struct StandingOrders {
     changes: watch::Sender<u64>,
 }
 
-/// What is ordered for a source, and stays so as long as this is kept.
-pub(super) struct InForce<'a> {
-    pub(super) orders: Orders,
-    _unchanged: RwLockReadGuard<'a, HashMap<Arc<str>, Orders>>,
-}
+/// Keeps orders from changing.
+pub(super) type Unchanged<'a> = RwLockReadGuard<'a, HashMap<Arc<str>, Orders>>;
 
 impl Default for StandingOrders {
     fn default() -> Self {
@@ -75,14 +72,15 @@ impl StandingOrders {
         self.changes.subscribe()
     }
 
-    pub(super) async fn for_source(&self, source: &str, now: Monotonic) -> InForce<'_> {
+    /// What is ordered for a source; it stays so as long as the second is kept.
+    pub(super) async fn in_force(&self, source: &str, now: Monotonic) -> (Orders, Unchanged<'_>) {
         let unchanged = self.read.read().await;
         let mut orders = unchanged.get(source).cloned().unwrap_or_else(Orders::unheard);
         let own = self.own.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(own) = own.filter(|own| own.until.is_none_or(|until| now < until)) {
             (orders.brake, orders.unheard) = (Some(own), false);
         }
-        InForce { orders, _unchanged: unchanged }
+        (orders, unchanged)
     }
 }
 
@@ -101,7 +99,7 @@ mod tests {
 
     async fn holds(orders: &StandingOrders) -> Option<String> {
         let now = Monotonic::default();
-        orders.for_source("hub", now).await.orders.hold(now).map(|hold| hold.why)
+        orders.in_force("hub", now).await.0.hold(now).map(|hold| hold.why)
     }
 
     #[tokio::test]
@@ -158,7 +156,7 @@ mod tests {
     async fn a_change_waits_for_the_strike_under_way() {
         let orders = StandingOrders::default();
         orders.take_in(freed()).await;
-        let strike = orders.for_source("hub", Monotonic::default()).await;
+        let strike = orders.in_force("hub", Monotonic::default()).await;
         let mut order = Box::pin(orders.take_in(braked()));
         assert!(futures_poll(&mut order).await.is_none(), "the strike is under way");
         drop(strike);

@@ -172,7 +172,7 @@ async fn p4_a_source_that_does_not_fit_its_settings_evicts_nothing() {
     is_in(&wrong, "blind").await;
     throughout(RHYTHM.threshold * 3, async || hub.remaining().await.len() == 33).await;
     let log = wrong.stderr();
-    let said = "holding: 30 of 33 sampled entries can't be judged: 30 implausible; 30 times make sense as unix-ms only: \
+    let said = "holding: 30 of 33 entries can't be judged: 30 implausible; 30 times make sense as unix-ms only: \
                 write format = \"unix-ms\", or leave `format` out";
     assert!(log.contains(said) && log.contains("mend the source, or the entries"), "{log}");
     drop(wrong);
