@@ -6,6 +6,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep};
 
+use super::regret::TwoHubs;
 use crate::harness::{Binary, Daemon, Hub, Kind, Layout, Pinging, Refresh, Server, eventually};
 use crate::world::{
     FAST, Rhythm, SOON, STEADY, breaks, evictions, evicts, is_in, is_old_enough, metric, only_source, reaper,
@@ -140,16 +141,11 @@ async fn g6_a_silence_goes_on_through_restarts() {
 /// Nor does a suspension, whatever the next process has seen itself.
 #[tokio::test]
 async fn g12_a_suspension_goes_on_through_a_restart() {
-    let server = Server::start(Kind::Redis).await;
-    let hub = Hub::new(&server, Layout::Zset);
-    let ids = hub.live(75).await;
-    let (cut, others) = ids.split_at(25);
-    let cut_off = hub.ping_every(STEADY.heartbeat, cut);
-    let pinging = hub.ping_every(STEADY.heartbeat, others);
+    let TwoHubs { server, hub, cut, others, cut_off, pinging } = TwoHubs::begin(Layout::Zset, 25, 50).await;
     let mut daemon = settle(patient(reaper(&server.url(), &hub, STEADY))).await;
     cut_off.stop().await;
     evicts(&daemon, 25).await;
-    let _back = hub.ping_every(STEADY.heartbeat, cut);
+    let _back = hub.ping_every(STEADY.heartbeat, &cut);
     is_in(&daemon, "suspended").await;
     let ends = async |daemon: &Daemon| metric(daemon, "hold_ends_timestamp_seconds", None).await.unwrap();
     let before = ends(&daemon).await;
