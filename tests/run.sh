@@ -81,5 +81,6 @@ cargo fmt --check
 begin "cargo clippy"
 cargo clippy --all-targets --locked -- -D warnings
 
+# Most tests wait most of the time: for a threshold, or for a grace.
 begin "cargo test"
-cargo test --locked
+RUST_TEST_THREADS=${RUST_TEST_THREADS:-4} cargo test --locked
