@@ -11,6 +11,7 @@ use crate::store::Store;
 use crate::store::connect::{self, Links};
 use crate::store::orders::OrderBook;
 use crate::text::Redaction;
+use crate::webhook::Hooks;
 
 /// What holds for all sources of a run.
 #[derive(Clone, Debug)]
@@ -49,10 +50,16 @@ pub fn reapers(config: &Config, run: &Run, clock: Clock) -> (Links, Vec<Reaper>)
         let store = store(config, source, run.redaction.clone(), &mut links, clock);
         let store =
             if settings.mode == Mode::Evict { store.keeping_state().under_lease(config.lease, clock) } else { store };
-        Reaper::new(store, clock, settings, Arc::clone(&shared))
+        let evicts = settings.mode == Mode::Evict;
+        let webhooks = if evicts { webhooks(source, &store) } else { Hooks::default() };
+        Reaper::new(store, clock, settings, Arc::clone(&shared)).telling(webhooks)
     });
     let reapers = reapers.collect();
     (links, reapers)
+}
+
+fn webhooks(source: &SourceConfig, store: &Store) -> Hooks {
+    Hooks::new(&source.source.name, &source.webhooks, store.outbox().as_ref())
 }
 
 /// Where operators order in the databases of a configuration, and the connections to them.

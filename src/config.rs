@@ -26,6 +26,7 @@ mod reader;
 mod redis;
 mod source;
 mod tree;
+mod webhook;
 mod zone;
 
 pub use problem::{Place, Problem, Problems};
@@ -126,6 +127,8 @@ pub struct Config {
 pub struct SourceConfig {
     /// Where its entries live.
     pub source: Arc<Source>,
+    /// How its webhooks are told, in the order of its notifications.
+    pub webhooks: Vec<crate::webhook::Settings>,
     /// In which database; the URL's unless the source names another.
     pub db: u16,
     /// When an entry is stale.

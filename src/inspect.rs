@@ -111,7 +111,9 @@ impl Inspection {
     /// What would stop it.
     fn problems(&self) -> usize {
         let sources = self.sources.iter().filter(|one| !matches!(&one.seen, Ok(seen) if seen.wrong_types.is_empty()));
-        usize::from(self.lacking().next().is_some()) + usize::from(self.is_cluster()) + sources.count()
+        let rights = [Answer::Missing, Answer::Unknown];
+        let rights = rights.into_iter().filter(|answer| self.answered(*answer).next().is_some());
+        rights.count() + usize::from(self.is_cluster()) + sources.count()
     }
 
     fn warnings(&self) -> usize {
@@ -120,8 +122,9 @@ impl Inspection {
         of_sources + usize::from(self.drops().is_some())
     }
 
-    fn lacking(&self) -> impl Iterator<Item = &Right> {
-        self.rights.iter().filter(|(_, answer)| *answer == Answer::Missing).map(|(right, _)| right)
+    /// The rights that were asked for with this answer.
+    fn answered(&self, with: Answer) -> impl Iterator<Item = &Right> {
+        self.rights.iter().filter(move |(_, answer)| *answer == with).map(|(right, _)| right)
     }
 
     fn is_cluster(&self) -> bool {

@@ -244,6 +244,10 @@ async fn once(
     let telling = Telling::begin(report, clock, CancellationToken::new());
     let waiting = tell_waiting(Arc::clone(&telling.line));
     let findings = oneshot::once(reapers, telling.ask.clone(), clock, stop, waiting).await;
+    for finding in findings.iter().filter(|finding| finding.undelivered > 0) {
+        let (count, source) = (finding.undelivered, &finding.source);
+        warn(&format!("{count} events of source {source} were not delivered to its webhook"));
+    }
     match conclude(false, &findings, telling, fail_on_stale, manner.stdout_colors).await {
         Exit::Done | Exit::Stale if findings.iter().any(Finding::is_held) => Exit::Held,
         exit => exit,

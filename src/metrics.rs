@@ -13,6 +13,7 @@ use prometheus::{Registry, TextEncoder};
 use crate::policy::entry::{Monotonic, Timestamp};
 use crate::reaper::Report;
 use crate::store::status::Status;
+use crate::webhook::Tally;
 
 mod connection;
 mod series;
@@ -81,6 +82,13 @@ impl Metrics {
     pub fn leading(&self, source: &str, leads: bool, transitions: u64) {
         if let Some(source) = self.sources.get(source) {
             source.leading(leads, transitions);
+        }
+    }
+
+    /// Notes what the webhooks of a source did so far.
+    pub fn told(&self, source: &str, tally: &Tally) {
+        if let Some(source) = self.sources.get(source) {
+            source.told(tally);
         }
     }
 

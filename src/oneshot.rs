@@ -18,6 +18,10 @@ use crate::store::instances::InstanceSource;
 /// Told while a run waits for its second look: the source, how many entries are watched, and how long it still takes.
 pub type Waiting = Arc<dyn Fn(&str, usize, Duration) + Send + Sync>;
 
+/// How long a run waits for its webhooks, and how long once it was told to stop.
+const PATIENCE: Duration = Duration::from_secs(30);
+const SHORT_PATIENCE: Duration = Duration::from_secs(5);
+
 /// How often those who wait are told.
 const TOLD_EVERY: Duration = Duration::from_secs(1);
 
@@ -47,6 +51,8 @@ pub async fn once(
 ) -> Vec<Finding> {
     let done = stop.child_token();
     let hearing = listen(&reapers, &done).await;
+    let told = CancellationToken::new();
+    let couriers: Vec<_> = reapers.iter().map(|reaper| reaper.webhooks().deliver(&told, Duration::ZERO)).collect();
     let findings = each(reapers, |reaper| {
         let (ask, stop, waiting) = (ask.clone(), stop.clone(), Arc::clone(&waiting));
         async move {
@@ -58,7 +64,11 @@ pub async fn once(
     })
     .await;
     done.cancel();
+    told.cancel();
     hearing.join_all().await;
+    for courier in couriers {
+        courier.join_all().await;
+    }
     findings
 }
 
@@ -109,6 +119,7 @@ impl SingleRun {
                 let done = CancellationToken::new();
                 let strikes = async {
                     self.strike_all(reaper, clock, waiting).await;
+                    self.tell(reaper).await;
                     done.cancel();
                 };
                 tokio::join!(strikes, lease.keep(&done));
@@ -121,6 +132,16 @@ impl SingleRun {
         }
         self.finding.led_by = lease.led_by().map(|holder| holder.name);
         lease.release().await;
+    }
+
+    /// Waits until the webhooks were told, but not for ever, and notes what they were not told.
+    async fn tell(&mut self, reaper: &Reaper) {
+        let patience = if self.stop.is_cancelled() { SHORT_PATIENCE } else { PATIENCE };
+        if tokio::time::timeout(patience, reaper.webhooks().settled()).await.is_err() {
+            let tally = reaper.webhooks().tally();
+            self.finding.undelivered = tally.waiting.max(tally.outbox);
+        }
+        self.finding.undelivered += reaper.webhooks().tally().lost.iter().sum::<u64>();
     }
 
     /// One look at everything. What the run reports of the source's entries is what this look saw.

@@ -32,6 +32,7 @@ use crate::store::evict::{Evicted, Prepared};
 use crate::store::state::Kept;
 use crate::store::{Found, Greeted, Looked, Store, Surveyed};
 use crate::text::quoted;
+use crate::webhook::Hooks;
 
 mod account;
 mod hearing;
@@ -89,6 +90,7 @@ pub struct Reaper {
     /// What alone has kept what is due, and since when.
     throttled: Option<(Monotonic, Throttle)>,
     log_rate: Rate,
+    webhooks: Hooks,
 }
 
 impl Reaper {
@@ -97,6 +99,7 @@ impl Reaper {
         Self {
             ledger: Ledger::new(settings.timing, &settings.guard, settings.lifted),
             log_rate: Rate::new(Some(LOGGED_A_SECOND)),
+            webhooks: Hooks::default(),
             told: None,
             led: false,
             load: LoadGuard::new(settings.guard.load),
@@ -107,6 +110,17 @@ impl Reaper {
             settings,
             shared,
         }
+    }
+
+    /// The same, handing over to these what they are to be told.
+    #[must_use]
+    pub fn telling(self, webhooks: Hooks) -> Self {
+        Self { webhooks, ..self }
+    }
+
+    /// The webhooks of the source.
+    pub fn webhooks(&self) -> &Hooks {
+        &self.webhooks
     }
 
     /// The source's store.
@@ -646,6 +660,10 @@ impl Reaper {
         }
         report.notified.merge(&evicted.notified);
         self.tell_unannounced(&evicted.notified);
+        self.webhooks.tell(evicted.told);
+        if evicted.notified.attempted[Sink::Webhook.index()] > 0 {
+            self.webhooks.look();
+        }
         if let Some(error) = evicted.failure {
             self.fail(error, report);
         }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +19,10 @@ use crate::reaper::{Finding, Mode, Reaper, Report, Turns};
 use crate::report;
 use crate::store::connect::Links;
 use crate::store::lease::Lease;
+use crate::webhook::Hooks;
+
+/// How long a daemon that stops goes on telling webhooks what waits.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why the daemon could not begin. Redis being away is no reason.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +54,8 @@ impl Service {
         let health = Arc::new(Health::new(clock, reapers));
         greet(config, reapers);
         let leases = reapers.iter().map(|reaper| reaper.store().lease().cloned()).collect();
-        let board = Board { metrics, health, links, leases, clock, wall: Wall::at(clock) };
+        let webhooks = reapers.iter().map(|reaper| reaper.webhooks().clone()).collect();
+        let board = Board { metrics, health, links, leases, webhooks, clock, wall: Wall::at(clock) };
         Ok(Self { board: Arc::new(board), listeners, also: None })
     }
 
@@ -67,7 +73,14 @@ impl Service {
         let pages = tokio::spawn(http::serve(listeners, pages, serving.clone()));
         let health = Arc::clone(&board.health);
         let clock = board.clock;
+        // They go on when the reapers have stopped: what these were about to tell is still to be told.
+        let told = CancellationToken::new();
+        let couriers: Vec<_> = board.webhooks.iter().map(|hooks| hooks.deliver(&told, PATIENCE)).collect();
         daemon::run(reapers, clock, health, Arc::new(Audience { board, also }), stop).await;
+        told.cancel();
+        for courier in couriers {
+            courier.join_all().await;
+        }
         info!("stopped");
         serving.cancel();
         if let Err(error) = pages.await {
@@ -110,6 +123,8 @@ struct Board {
     links: Links,
     /// Those of the sources, in the order of the configuration.
     leases: Vec<Option<Arc<Lease>>>,
+    /// Likewise.
+    webhooks: Vec<Hooks>,
     clock: Clock,
     wall: Wall,
 }
@@ -161,6 +176,9 @@ impl Pages for Board {
     fn metrics(&self) -> Result<String, String> {
         for lease in self.leases.iter().flatten() {
             self.metrics.leading(lease.source(), lease.leads(), lease.transitions());
+        }
+        for (seen, webhooks) in self.health.sources().iter().zip(&self.webhooks) {
+            self.metrics.told(&seen.finding.source, &webhooks.tally());
         }
         self.metrics.render(&self.links.status()).map_err(|error| error.to_string())
     }

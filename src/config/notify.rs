@@ -2,19 +2,17 @@
 
 use super::reader::{Notes, Table, number, text};
 use super::tree::{Node, Value};
+use super::webhook;
 use crate::language::notify::{Names, Notification, Payload, Target, Text};
 use crate::language::pattern::Pattern;
 use crate::language::source::Container;
 use crate::language::{Mistake, shown};
-use crate::policy::outcome::Sink;
+use crate::webhook::Settings;
 
 const PATH: &str = "source.notify";
 
 /// The keys of a notification, known even where there is none.
-const KEYS: [&str; 4] = ["publish", "xadd", "payload", "maxlen"];
-
-/// Where a notification may go some day; who names one of these has not forgotten to name any.
-const OTHER_SINKS: [&str; 2] = ["spublish", "webhook"];
+const KEYS: [&str; 6] = ["publish", "spublish", "xadd", "webhook", "payload", "maxlen"];
 
 /// Of one entry, at one eviction: more are a mistake.
 const MAX_NOTIFICATIONS: usize = 16;
@@ -29,25 +27,37 @@ pub(super) struct Around<'s> {
     pub(super) ignore: &'s [Pattern],
 }
 
+/// The notifications of a source, and how its webhooks are told, in the order in which these name them.
+#[derive(Default)]
+pub(super) struct Read {
+    pub(super) notify: Vec<Notification>,
+    pub(super) webhooks: Vec<Settings>,
+}
+
 /// Reads the list; what is wrong with it is noted.
-pub(super) fn read(table: &mut Table, around: &Around<'_>, notes: &mut Notes) -> Vec<Notification> {
-    notes.known.extend(KEYS.map(|key| (PATH, key)));
-    let Some(node) = table.take(notes, "notify").map(|entry| entry.node) else { return Vec::new() };
+pub(super) fn read(table: &mut Table, around: &Around<'_>, notes: &mut Notes) -> Read {
+    notes.known.extend(KEYS.into_iter().chain(webhook::KEYS).map(|key| (PATH, key)));
+    let Some(node) = table.take(notes, "notify").map(|entry| entry.node) else { return Read::default() };
     let Node { place, value } = node;
     let nodes = match value {
         Value::List(nodes) => nodes,
         other => {
             let mistake = Mistake::new(format!("expected a list of tables, found {}", other.described()));
             notes.mistake(&place, "notify", table, mistake.hint("write notify = [{ publish = \"channel\" }]"));
-            return Vec::new();
+            return Read::default();
         }
     };
     if nodes.len() > MAX_NOTIFICATIONS {
         let mistake = Mistake::new(format!("{} notifications are too many; at most {MAX_NOTIFICATIONS}", nodes.len()));
         notes.mistake(&place, "notify", table, mistake);
-        return Vec::new();
+        return Read::default();
     }
-    nodes.into_iter().enumerate().filter_map(|(index, node)| notification(index, node, table, around, notes)).collect()
+    let mut read = Read::default();
+    for (index, node) in nodes.into_iter().enumerate() {
+        let one = notification(index, node, table, around, &mut read.webhooks, notes);
+        read.notify.extend(one);
+    }
+    read
 }
 
 fn notification(
@@ -55,6 +65,7 @@ fn notification(
     node: Node,
     source: &Table,
     around: &Around<'_>,
+    webhooks: &mut Vec<Settings>,
     notes: &mut Notes,
 ) -> Option<Notification> {
     let Value::Table(entries) = node.value else {
@@ -64,7 +75,7 @@ fn notification(
     };
     let label = format!("notification #{} of {}", index + 1, source.label);
     let mut table = Table::new(PATH, label, node.place, entries);
-    let target = target(&mut table, around, notes);
+    let target = target(&mut table, around, webhooks, notes);
     let payload = payload(&mut table, target.as_ref().map(|(target, _)| target), &around.names, notes);
     table.finish(notes);
     let (target, text) = target?;
@@ -72,29 +83,39 @@ fn notification(
 }
 
 /// Where it goes, and how that is written.
-fn target(table: &mut Table, around: &Around<'_>, notes: &mut Notes) -> Option<(Target, String)> {
+fn target(
+    table: &mut Table,
+    around: &Around<'_>,
+    webhooks: &mut Vec<Settings>,
+    notes: &mut Notes,
+) -> Option<(Target, String)> {
     let Around { names, container, ignore } = around;
     let maxlen = table.take(notes, "maxlen").map(|entry| entry.node);
-    let (publish, xadd) = (table.take(notes, "publish"), table.take(notes, "xadd"));
-    if let (Some(_), Some(xadd)) = (&publish, &xadd) {
-        let mistake = Mistake::new("it stands beside `publish`, and a notification goes one way");
-        notes.mistake(&xadd.place, "xadd", table, mistake.hint("write a table for each"));
+    let ways = ["publish", "spublish", "xadd", "webhook"];
+    let mut ways =
+        ways.into_iter().filter_map(|key| Some((key, table.take(notes, key)?))).collect::<Vec<_>>().into_iter();
+    let way = ways.next();
+    if !matches!(way, None | Some(("webhook", _))) {
+        webhook::refuse(table, notes);
+    }
+    if let (Some((first, _)), Some((key, other))) = (&way, ways.next()) {
+        let mistake = Mistake::new(format!("it stands beside `{first}`, and a notification goes one way"));
+        notes.mistake(&other.place, key, table, mistake.hint("write a table for each"));
+        if key == "webhook" {
+            let _ = webhook::KEYS.map(|key| table.take(notes, key));
+        }
         return None;
     }
-    if let Some(publish) = publish {
-        if let Some(maxlen) = maxlen {
-            let mistake = Mistake::new("a channel keeps nothing, so there is nothing to cut");
-            notes.mistake(&maxlen.place, "maxlen", table, mistake.hint("leave it out; it belongs beside `xadd`"));
-        }
-        let read = table.read(notes, "publish", &publish.node, |value| {
-            let channel = text(value)?;
-            Ok((Target::channel(channel, names)?, format!("PUBLISH {channel}")))
-        });
-        return read.map(|read| read.value);
-    }
-    if let Some(xadd) = xadd {
+    let Some((key, way)) = way else {
+        let mistake = Mistake::new(format!("{} does not say where it goes", table.label));
+        let hint =
+            "write one of publish = \"channel\", spublish = \"channel\", xadd = \"stream\", webhook = \"https://…\"";
+        notes.problems.push(super::Problem::at(&table.place, mistake.hint(hint)));
+        return None;
+    };
+    if key == "xadd" {
         let maxlen = maxlen.map(|node| table.read(notes, "maxlen", &node, |value| number(value, 1..=u32::MAX)));
-        let read = table.read(notes, "xadd", &xadd.node, |value| {
+        let read = table.read(notes, "xadd", &way.node, |value| {
             let key = text(value)?;
             Ok((Target::stream(key, names, *container, ignore)?, format!("XADD {key}")))
         });
@@ -104,12 +125,40 @@ fn target(table: &mut Table, around: &Around<'_>, notes: &mut Notes) -> Option<(
             Some(maxlen) => Some((target.cut_to(maxlen?.value), text)),
         };
     }
-    if !OTHER_SINKS.into_iter().any(|sink| table.holds(sink)) {
-        let mistake = Mistake::new(format!("{} does not say where it goes", table.label));
-        let hint = "write one of publish = \"channel\", xadd = \"stream\"";
-        notes.problems.push(super::Problem::at(&table.place, mistake.hint(hint)));
+    if let Some(maxlen) = maxlen {
+        let what = if key == "webhook" { "a webhook" } else { "a channel" };
+        let mistake = Mistake::new(format!("{what} keeps nothing, so there is nothing to cut"));
+        notes.mistake(&maxlen.place, "maxlen", table, mistake.hint("leave it out; it belongs beside `xadd`"));
     }
-    None
+    if key == "webhook" {
+        return to_webhook(table, &way.node, webhooks, notes);
+    }
+    let sharded = key == "spublish";
+    let read = table.read(notes, key, &way.node, |value| {
+        let channel = text(value)?;
+        let verb = if sharded { "SPUBLISH" } else { "PUBLISH" };
+        Ok((Target::channel(channel, sharded, names)?, format!("{verb} {channel}")))
+    });
+    read.map(|read| read.value)
+}
+
+fn to_webhook(
+    table: &mut Table,
+    url: &Node,
+    webhooks: &mut Vec<Settings>,
+    notes: &mut Notes,
+) -> Option<(Target, String)> {
+    let settings = webhook::read(table, url, notes)?;
+    let outbox = settings.outbox;
+    if outbox && webhooks.iter().any(|other| other.outbox) {
+        let mistake = Mistake::new("another webhook of this source has the outbox, and a source has one");
+        let hint = "let one of the two receivers pass on what it is told, or leave `outbox` out here";
+        notes.mistake(&url.place, "webhook", table, mistake.hint(hint));
+    }
+    let place = webhooks.len();
+    let text = format!("POST {}{}", settings.url, if outbox { " through an outbox" } else { "" });
+    webhooks.push(settings);
+    Some((Target::Webhook { place, outbox }, text))
 }
 
 fn payload(table: &mut Table, target: Option<&Target>, names: &Names<'_>, notes: &mut Notes) -> Option<Payload> {
@@ -139,7 +188,7 @@ fn payload(table: &mut Table, target: Option<&Target>, names: &Names<'_>, notes:
         notes.mistake(&place, "payload", table, mistake.hint("leave `payload` out for the usual one"));
         return None;
     }
-    let json = target.is_some_and(|target| target.sink() == Sink::Pubsub);
+    let json = target.is_some_and(Target::takes_json);
     let read: Vec<Option<(String, Text)>> = members
         .into_iter()
         .map(|member| {

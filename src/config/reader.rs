@@ -106,9 +106,6 @@ const NOT_YET: &[&str] = &[
     "max_fanout",
     "cross_slot",
     "when",
-    "spublish",
-    "webhook",
-    "outbox",
     "preset",
     "lease",
     "audit",
@@ -156,11 +153,6 @@ impl Table {
     pub(super) fn take(&mut self, notes: &mut Notes, key: &'static str) -> Option<Entry> {
         notes.known.push((self.path, key));
         self.remove(key)
-    }
-
-    /// Whether `key` is there and was not taken.
-    pub(super) fn holds(&self, key: &str) -> bool {
-        self.entries.iter().any(|entry| entry.key == key)
     }
 
     /// The value of `key` if a flag put it there. As a key of the file it stays unknown.

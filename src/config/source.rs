@@ -82,7 +82,7 @@ pub(super) fn read(
     let group = group(&mut table, &scope, notes);
     let unless = unless(&mut table, &scope, notes);
     let names = Names { scope, source: name.as_ref().map_or("", |read| read.value.as_str()) };
-    let notify =
+    let notify::Read { notify, webhooks } =
         notify::read(&mut table, &notify::Around { names, container: container.as_ref(), ignore: &ignore }, notes);
     let timing = timing(&mut table, notes);
     let db = table.get(notes, "db", database).map_or(db, |read| read.value);
@@ -104,7 +104,7 @@ pub(super) fn read(
             companions,
             notify,
         };
-        Some(SourceConfig { source: Arc::new(source), db, timing, guard, dry_run })
+        Some(SourceConfig { source: Arc::new(source), webhooks, db, timing, guard, dry_run })
     };
     let whole = whole();
     (name, whole)

@@ -153,7 +153,7 @@ fn notifications_are_read_inline_and_as_tables() {
     let [hub, rooms] = config.sources.as_slice() else { panic!("two sources") };
     let [publish, xadd] = hub.source.notify.as_slice() else { panic!("two notifications") };
     assert_eq!((publish.text.as_str(), xadd.text.as_str()), ("PUBLISH off:{source}", "XADD left:{key}"));
-    assert!(matches!(&publish.target, Target::Channel(channel) if channel.literal_prefix() == b"off:hub"));
+    assert!(matches!(&publish.target, Target::Channel { name, sharded: false } if name.literal_prefix() == b"off:hub"));
     assert!(matches!(&publish.payload, Payload::Table(members) if members.len() == 7), "the usual one");
     assert!(matches!(xadd.target, Target::Stream { maxlen: Some(10), .. }));
     assert!(matches!(xadd.payload, Payload::Text(_)));

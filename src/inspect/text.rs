@@ -73,17 +73,25 @@ impl Page<'_> {
     fn write_rights(&self, line: &str, out: &mut dyn Write) -> io::Result<()> {
         let Self { inspection, marks: [error, _] } = self;
         let all = inspection.rights.len();
-        let missing = inspection.lacking().count();
-        let unasked = inspection.rights.iter().filter(|(_, answer)| *answer == Answer::NotAsked);
-        let unasked: Vec<&Right> = unasked.map(|(right, _)| right).collect();
+        let missing = inspection.answered(Answer::Missing).count();
+        let unknown: Vec<&Right> = inspection.answered(Answer::Unknown).collect();
+        let unasked: Vec<&Right> = inspection.answered(Answer::NotAsked).collect();
         let user = quoted(inspection.user.as_bytes());
         match missing {
-            0 if unasked.is_empty() => writeln!(out, "user {user}: has all {all} rights that it needs")?,
-            0 => writeln!(out, "user {user}: {} of {all} rights could not be asked for", unasked.len())?,
+            0 if unasked.is_empty() && unknown.is_empty() => {
+                writeln!(out, "user {user}: has all {all} rights that it needs")?
+            }
+            0 if unknown.is_empty() => {
+                writeln!(out, "user {user}: {} of {all} rights could not be asked for", unasked.len())?;
+            }
+            0 => writeln!(out, "user {user}: {} of {all} rights are for what the server does not know", unknown.len())?,
             _ => writeln!(out, "user {user}: {missing} of {all} rights are missing")?,
         }
-        for what in by_object(inspection.lacking()) {
+        for what in by_object(inspection.answered(Answer::Missing)) {
             writeln!(out, "  {error}: it may not {what}")?;
+        }
+        for what in by_object(unknown.into_iter()) {
+            writeln!(out, "  {error}: the server knows no {what}; of a source that needs it nothing is evicted")?;
         }
         for what in by_object(unasked.into_iter()) {
             writeln!(out, "  not asked: {what}")?;

@@ -34,14 +34,26 @@ pub struct Notification {
 /// Where a notification goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// `PUBLISH` on this channel.
-    Channel(Template),
+    /// `PUBLISH` on this channel, or `SPUBLISH`.
+    Channel {
+        /// Its name.
+        name: Template,
+        /// It is one of a shard, which Redis 6 does not know.
+        sharded: bool,
+    },
     /// `XADD` to this stream.
     Stream {
         /// Its key.
         key: Template,
         /// It is cut to about so many entries.
         maxlen: Option<u32>,
+    },
+    /// `POST` to a webhook.
+    Webhook {
+        /// Which of the source's webhooks, counted from 0.
+        place: usize,
+        /// The script keeps it until it is delivered.
+        outbox: bool,
     },
 }
 
@@ -114,8 +126,7 @@ impl Notification {
 
     /// The values of the entry that it names.
     pub fn refs(&self) -> impl Iterator<Item = &Ref> {
-        let (Target::Channel(target) | Target::Stream { key: target, .. }) = &self.target;
-        target.refs().chain(self.payload.texts().flat_map(Text::refs))
+        self.target.template().into_iter().flat_map(Template::refs).chain(self.payload.texts().flat_map(Text::refs))
     }
 }
 
@@ -123,27 +134,42 @@ impl Target {
     /// Which way it is.
     pub const fn sink(&self) -> Sink {
         match self {
-            Self::Channel(_) => Sink::Pubsub,
+            Self::Channel { sharded: false, .. } => Sink::Pubsub,
+            Self::Channel { sharded: true, .. } => Sink::Sharded,
             Self::Stream { .. } => Sink::Stream,
+            Self::Webhook { .. } => Sink::Webhook,
         }
+    }
+
+    /// Its name, where it has one that entries differ in.
+    fn template(&self) -> Option<&Template> {
+        match self {
+            Self::Channel { name: template, .. } | Self::Stream { key: template, .. } => Some(template),
+            Self::Webhook { .. } => None,
+        }
+    }
+
+    /// Whether a table is told there as one JSON object.
+    pub const fn takes_json(&self) -> bool {
+        !matches!(self, Self::Stream { .. })
     }
 
     /// The same, a stream cut to about so many entries.
     #[must_use]
     pub fn cut_to(self, entries: u32) -> Self {
         match self {
-            Self::Channel(_) => self,
             Self::Stream { key, .. } => Self::Stream { key, maxlen: Some(entries) },
+            Self::Channel { .. } | Self::Webhook { .. } => self,
         }
     }
 
-    /// Reads the name of a channel.
-    pub fn channel(text: &str, names: &Names<'_>) -> Result<Self, Mistake> {
-        let channel = names.template(&words::one(text, "the channel")?)?;
-        if channel.parts().is_empty() {
+    /// Reads the name of a channel, or of a sharded one.
+    pub fn channel(text: &str, sharded: bool, names: &Names<'_>) -> Result<Self, Mistake> {
+        let name = names.template(&words::one(text, "the channel")?)?;
+        if name.parts().is_empty() {
             return Err(Mistake::new("the channel is empty"));
         }
-        Ok(Self::Channel(channel))
+        Ok(Self::Channel { name, sharded })
     }
 
     /// Reads the key of a stream, which must lead neither to the source's own keys nor to ours.
@@ -495,7 +521,7 @@ mod tests {
         let found = Target::stream(key, &Names { scope, source: "hub" }, Some(&container), &ignore);
         let found = found.map(|target| match target {
             Target::Stream { key, .. } => key.literal_prefix().to_vec(),
-            Target::Channel(_) => panic!("a stream"),
+            _ => panic!("a stream"),
         });
         assert_eq!(found.map_err(|mistake| mistake.what), expected.map(<[u8]>::to_vec).map_err(str::to_owned), "{key}");
     }
@@ -528,7 +554,7 @@ mod tests {
 
     #[test]
     fn a_channel_is_one_word() {
-        let channel = |text: &str| names_of(Some(Layout::Zset), &[], |names| Target::channel(text, names));
+        let channel = |text: &str| names_of(Some(Layout::Zset), &[], |names| Target::channel(text, false, names));
         for (text, what) in [
             ("", "the channel is empty"),
             (r#""""#, "the channel is empty"),
@@ -538,7 +564,7 @@ mod tests {
         ] {
             assert_eq!(channel(text).unwrap_err().what, what, "{text}");
         }
-        let Target::Channel(template) = channel("off:{source}:{id}").unwrap() else { panic!("a channel") };
+        let Target::Channel { name: template, .. } = channel("off:{source}:{id}").unwrap() else { panic!("a channel") };
         assert_eq!(template.fill(|_| Some(b"{at}".as_slice().into())).unwrap(), b"off:hub:{at}");
     }
 
@@ -548,7 +574,7 @@ mod tests {
             for layout in [None, Some(Layout::Zset), Some(Layout::Hashes)] {
                 names_of(layout, &CAPTURES, |names| for text in [&text, &braces] {
                     let _ = Text::parse(text, names).map(Text::as_json_member);
-                    let _ = Target::channel(text, names);
+                    let _ = Target::channel(text, false, names);
                     let _ = Target::stream(text, names, None, &[]);
                 });
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::action::{Action, MIN_LITERAL, OWN_PREFIX, Verb};
 use super::condition::Condition;
-use super::notify::Notification;
+use super::notify::{Notification, Target};
 use super::pattern::Pattern;
 use super::patterns::Patterns;
 use super::template::{Layout, Part, Pointer, Ref, Template};
@@ -112,6 +112,11 @@ impl Source {
     /// How the entries are stored.
     pub fn layout(&self) -> Layout {
         self.last_ping.layout(self.container.kind())
+    }
+
+    /// Whether a notification waits in an outbox until it is delivered.
+    pub fn has_outbox(&self) -> bool {
+        self.notify.iter().any(|notification| matches!(notification.target, Target::Webhook { outbox: true, .. }))
     }
 
     /// Whether sorted sets are asked by their index alone. With members to ignore, or of groups, it can't count, and they

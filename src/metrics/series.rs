@@ -103,6 +103,15 @@ impl Labelled<IntCounter> {
     }
 }
 
+impl Labelled<IntCounter> {
+    /// Counts up to a total that is counted elsewhere.
+    pub(super) fn raise(&self, value: &'static str, total: u64) {
+        if let Some(counter) = self.of(value) {
+            counter.inc_by(total.saturating_sub(counter.get()));
+        }
+    }
+}
+
 impl Labelled<Counter> {
     pub(super) fn add_seconds(&self, value: &'static str, seconds: f64) {
         if let Some(counter) = self.of(value) {

@@ -13,6 +13,7 @@ use crate::policy::ping::Unreadable;
 use crate::policy::survey::Survey;
 use crate::reaper::{Report, Skipped, Verb};
 use crate::store::error::Kind;
+use crate::webhook::{Failure, Loss, Tally};
 
 /// Upper edges of a survey's duration, in seconds.
 const DURATION_EDGES: [f64; 11] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0];
@@ -46,6 +47,12 @@ pub(super) struct Source {
     companions_skipped: IntCounter,
     notifications: Labelled<IntCounter>,
     notification_failures: Labelled<IntCounter>,
+    webhook_posts: IntCounter,
+    webhook_failures: Labelled<IntCounter>,
+    webhook_delivered: IntCounter,
+    webhook_lost: Labelled<IntCounter>,
+    webhook_waiting: IntGauge,
+    webhook_outbox: IntGauge,
     resurrections: IntCounter,
     groups: IntGauge,
     groups_silent: IntGauge,
@@ -144,6 +151,30 @@ impl Source {
                 "sink",
                 Sink::ALL.map(Sink::as_str),
             )?,
+            webhook_posts: make.counter(
+                "presence_reaper_webhook_posts_total",
+                "Attempts to deliver a batch of events to a webhook, failed ones too.",
+            )?,
+            webhook_failures: make.counters(
+                "presence_reaper_webhook_post_failures_total",
+                "Attempts that failed; all but refused ones are tried again.",
+                "reason",
+                Failure::ALL.map(Failure::as_str),
+            )?,
+            webhook_delivered: make
+                .counter("presence_reaper_webhook_delivered_total", "Events that a webhook took.")?,
+            webhook_lost: make.counters(
+                "presence_reaper_webhook_lost_total",
+                "Events that a webhook will never be told.",
+                "reason",
+                Loss::ALL.map(Loss::as_str),
+            )?,
+            webhook_waiting: make
+                .count("presence_reaper_webhook_waiting", "Events that wait in this process for a webhook.")?,
+            webhook_outbox: make.count(
+                "presence_reaper_webhook_outbox",
+                "Events in the outbox when the leader last looked into it; 0 with everybody else.",
+            )?,
             resurrections: make.counter(
                 "presence_reaper_resurrections_total",
                 "Evicted entries that were found back with a newer ping two heartbeats later: we were wrong.",
@@ -217,6 +248,20 @@ impl Source {
     pub(super) fn leading(&self, leads: bool, transitions: u64) {
         self.leader.set(f64::from(u8::from(leads)));
         self.leader_transitions.inc_by(transitions.saturating_sub(self.leader_transitions.get()));
+    }
+
+    pub(super) fn told(&self, tally: &Tally) {
+        let up_to = |counter: &IntCounter, total: u64| counter.inc_by(total.saturating_sub(counter.get()));
+        up_to(&self.webhook_posts, tally.posts);
+        up_to(&self.webhook_delivered, tally.delivered);
+        for why in Failure::ALL {
+            self.webhook_failures.raise(why.as_str(), tally.failures[why.index()]);
+        }
+        for why in Loss::ALL {
+            self.webhook_lost.raise(why.as_str(), tally.lost[why.index()]);
+        }
+        self.webhook_waiting.set(i64::try_from(tally.waiting).unwrap_or(i64::MAX));
+        self.webhook_outbox.set(i64::try_from(tally.outbox).unwrap_or(i64::MAX));
     }
 
     pub(super) fn record(&self, report: &Report, wall: Timestamp, mono: Monotonic) {

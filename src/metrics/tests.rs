@@ -72,12 +72,12 @@ fn struck(report: &mut Report) {
         too_late: 2,
         fenced: 3,
         unknown: 4,
-        blocked: [1, 2, 3, 4, 5],
+        blocked: [1, 2, 3, 4, 6, 5],
     };
     report.lags = [250, 750, 86_400_001].map(Duration::from_millis).to_vec();
     report.skipped = Skipped { dry_run: 5, observing: 6, guard: 7, limit: 8, protected: 10 };
     report.companions_skipped = 9;
-    report.notified = Notified { attempted: [28, 27], failed: [0, 3], skipped: 1 };
+    report.notified = Notified { attempted: [28, 27, 0, 0], failed: [0, 3, 0, 0], skipped: 1 };
     report.throttled[Throttle::Pace.index()] = Duration::from_millis(1_500);
 }
 

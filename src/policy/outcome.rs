@@ -32,13 +32,16 @@ pub enum Blocked {
     Oom,
     /// Redis refuses writes: a replica, or a master that lost its disk or its replicas.
     ReadOnly,
+    /// The server does not know a command.
+    Unsupported,
     /// Redis answered with another error.
     Other,
 }
 
 impl Blocked {
     /// Every reason, in the order of [`Self::index`].
-    pub const ALL: [Self; 5] = [Self::WrongType, Self::Permission, Self::Oom, Self::ReadOnly, Self::Other];
+    pub const ALL: [Self; 6] =
+        [Self::WrongType, Self::Permission, Self::Oom, Self::ReadOnly, Self::Unsupported, Self::Other];
 
     /// The name in metrics and reports.
     pub const fn as_str(self) -> &'static str {
@@ -47,6 +50,7 @@ impl Blocked {
             Self::Permission => "permission",
             Self::Oom => "oom",
             Self::ReadOnly => "readonly",
+            Self::Unsupported => "unsupported",
             Self::Other => "other",
         }
     }
@@ -120,17 +124,23 @@ pub enum Sink {
     Pubsub,
     /// A stream, for whoever reads it later.
     Stream,
+    /// A sharded channel.
+    Sharded,
+    /// A webhook: handed over to it, or into its outbox.
+    Webhook,
 }
 
 impl Sink {
-    /// Both, in the order of [`Self::index`].
-    pub const ALL: [Self; 2] = [Self::Pubsub, Self::Stream];
+    /// Each, in the order of [`Self::index`].
+    pub const ALL: [Self; 4] = [Self::Pubsub, Self::Stream, Self::Sharded, Self::Webhook];
 
     /// The name in metrics and reports.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Pubsub => "pubsub",
             Self::Stream => "stream",
+            Self::Sharded => "sharded",
+            Self::Webhook => "webhook",
         }
     }
 
@@ -138,6 +148,36 @@ impl Sink {
     pub const fn index(self) -> usize {
         self as usize
     }
+}
+
+/// What the text of a notification for a webhook is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// A JSON object.
+    Json,
+    /// Any bytes.
+    Text,
+}
+
+impl Form {
+    /// The name of the field that holds it in the outbox.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Json => "json",
+            Self::Text => "text",
+        }
+    }
+}
+
+/// A notification for a webhook, as the eviction script spelt it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// For which of the source's webhooks, counted from 0.
+    pub hook: usize,
+    /// What the text is.
+    pub form: Form,
+    /// The text.
+    pub text: Vec<u8>,
 }
 
 /// Notifications of evicted entries, counted. Of an entry whose eviction is unknown they are unknown too.
@@ -160,7 +200,7 @@ impl Notified {
         self.skipped += other.skipped;
     }
 
-    /// Those that Redis took.
+    /// Those that Redis took; those for webhooks that were handed over.
     pub fn sent(&self) -> u64 {
         self.attempted.iter().sum::<u64>() - self.failed_total()
     }

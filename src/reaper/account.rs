@@ -156,6 +156,8 @@ pub struct Finding {
     pub companions_skipped: u64,
     /// The notifications of evicted entries.
     pub notified: Notified,
+    /// Those for webhooks that a run did not deliver.
+    pub undelivered: u64,
     /// What broke it off.
     pub failure: Option<Error>,
     /// It was told to stop before it was done.
@@ -187,6 +189,7 @@ impl Finding {
             kept_by_grace: 0,
             companions_skipped: 0,
             notified: Notified::default(),
+            undelivered: 0,
             failure: None,
             interrupted: false,
             gave_up: false,

@@ -13,7 +13,8 @@
 --                                           m, m conditions, each: verb, k, k keys, a, a arguments, how the answer is
 --                                             compared, with what, 1 if it protects the entry to be so, else 0
 --                                           m, m deeds, each: verb, k, k keys, a, a arguments
---                                           m, m notices, each: verb, k, k keys, a, a arguments, each: p, p parts
+--                                           m, m notices, each: verb, k, k keys, a, a arguments, each: p, p parts;
+--                                             the verb TELL is no command: its one argument is told in the answer
 -- An answer is compared as "yes" (1), "nothing" (an empty list), "text", "number", or "same": as an expected value is, for
 -- what was read as JSON is not read so here.
 -- A part is "=" and bytes, or a mark that is filled in here: "at", "since MS", "remaining". What an id brought in stands
@@ -23,12 +24,13 @@
 --
 -- Returns server time, then one code an entry; server time alone if the window was missed, with FENCED alone if the
 -- lease is not ours, with EXHAUSTED alone if the release does not allow so many. Of an entry that was evicted while a
--- notice failed: a list, the code and the places of those notices, counted from 1.
+-- notice failed or had something to tell: a list, the code and then, for each such notice, its place, counted from 1, or
+-- a list of its place and what it tells.
 -- An error in the middle would keep the writes before it, so whatever could fail is asked before the first write, for
 -- the whole batch; and every key is in KEYS, so that Redis can check them too.
 
 local EVICTED, SPARED, GONE, WRONG_TYPE, PERMISSION, OTHER, UNKNOWN, FENCED = 0, 1, 2, 3, 4, 5, 6, 7
-local EXHAUSTED, PROTECTED = 8, 9
+local EXHAUSTED, PROTECTED, UNSUPPORTED = 8, 9, 10
 
 local at = 0
 local function take()
@@ -220,7 +222,22 @@ end
 
 local NEEDS = { SREM = 'set', ZREM = 'zset', HDEL = 'hash', XADD = 'stream' }
 local permitted = {}
+local function permission_of(deed)
+  if not redis.acl_check_cmd then
+    -- A server that can't be asked is older than this command, too.
+    return deed.verb == 'SPUBLISH' and UNSUPPORTED or nil
+  end
+  local name = deed.verb .. ' ' .. (deed.channel or table.concat(deed.keys, ' '))
+  if permitted[name] == nil then
+    local known, may = pcall(redis.acl_check_cmd, unpack(deed.words))
+    permitted[name] = not known and UNSUPPORTED or not may and PERMISSION or true
+  end
+  return permitted[name] ~= true and permitted[name] or nil
+end
 local function refusal_of(deed)
+  if deed.verb == 'TELL' then
+    return nil
+  end
   for _, key in ipairs(deed.keys) do
     local kind = type_of(key)
     if type(kind) == 'number' then
@@ -229,16 +246,7 @@ local function refusal_of(deed)
       return WRONG_TYPE
     end
   end
-  if redis.acl_check_cmd then
-    local name = deed.verb .. ' ' .. (deed.channel or table.concat(deed.keys, ' '))
-    if permitted[name] == nil then
-      permitted[name] = redis.acl_check_cmd(unpack(deed.words))
-    end
-    if not permitted[name] then
-      return PERMISSION
-    end
-  end
-  return nil
+  return permission_of(deed)
 end
 
 local function judge(entry)
@@ -331,7 +339,7 @@ local function read_notice()
   end)
   -- For the check a count is as good as another.
   notice.words = spell(notice, 0)
-  notice.channel = notice.verb == 'PUBLISH' and notice.words[2]
+  notice.channel = (notice.verb == 'PUBLISH' or notice.verb == 'SPUBLISH') and notice.words[2]
   for _, parts in ipairs(notice.args) do
     for _, part in ipairs(parts) do
       notice.counts = notice.counts or part == 'remaining'
@@ -402,7 +410,10 @@ local function announce(entry)
   local remaining = entry.count and redis.pcall(unpack(entry.count.words))
   local result = { EVICTED }
   for i, notice in ipairs(entry.notices) do
-    if notice.counts and fault_of(remaining) or fault_of(redis.pcall(unpack(spell(notice, remaining)))) then
+    local words = not (notice.counts and fault_of(remaining)) and spell(notice, remaining)
+    if words and notice.verb == 'TELL' then
+      result[#result + 1] = { i, words[2] }
+    elseif not words or fault_of(redis.pcall(unpack(words))) then
       result[#result + 1] = i
     end
   end

@@ -16,7 +16,7 @@ use super::reply;
 use super::status::Purpose;
 use crate::language::action::{OWN_PREFIX, Verb};
 use crate::policy::entry::{Bytes, EntryId, Now, Timestamp};
-use crate::policy::outcome::{Blocked, Notified, Outcome};
+use crate::policy::outcome::{Blocked, Notified, Outcome, Told};
 
 /// A strike's commands do nothing once server time has passed its own re-read's by this much: a command that waited
 /// in a stopped server would else run before the ping queued behind it.
@@ -63,7 +63,10 @@ impl Prepared {
     /// refused where that can be seen at load; an id may still spell it.
     fn strays(&self) -> bool {
         let companions = self.deeds.split_last().map_or(&[][..], |(_, companions)| companions);
-        let mut keys = companions.iter().flat_map(|deed| &deed.keys).chain(self.streams());
+        // An outbox is our own, and meant to be.
+        let streams =
+            self.notices.iter().filter(|notice| notice.hook.is_none()).filter_map(|notice| notice.key.as_ref());
+        let mut keys = companions.iter().flat_map(|deed| &deed.keys).chain(streams);
         self.trespasses || keys.any(|key| key.starts_with(OWN_PREFIX) || **key == *self.id.key)
     }
 
@@ -95,6 +98,12 @@ impl Prepared {
             notified.attempted[notice.sink.index()] += 1;
             notified.failed[notice.sink.index()] += u64::from(failed.contains(&(at + 1)));
         }
+    }
+
+    /// What the script spelt for a webhook, by the place of its notification.
+    fn told(&self, (place, text): (usize, Vec<u8>)) -> Option<Told> {
+        let hook = self.notices.get(place.checked_sub(1)?)?.hook?;
+        Some(Told { hook: hook.place, form: hook.form, text })
     }
 }
 
@@ -137,6 +146,8 @@ pub struct Evicted {
     pub outcomes: Vec<(EntryId, Outcome)>,
     /// The notifications of what was evicted.
     pub notified: Notified,
+    /// Those of them that are for webhooks and wait in no outbox, in their order.
+    pub told: Vec<Told>,
     /// What broke the strike off.
     pub failure: Option<Error>,
     /// Another's value stands where our lease should.
@@ -224,9 +235,10 @@ impl Evicted {
             }
             Outcomes::Exhausted => self.all(batch, Outcome::Fenced),
             Outcomes::Each(struck) => {
-                for (prepared, Struck { outcome, failed }) in batch.iter().zip(struck) {
+                for (prepared, Struck { outcome, failed, told }) in batch.iter().zip(struck) {
                     if outcome == Outcome::Evicted {
                         prepared.count_notices(&failed, &mut self.notified);
+                        self.told.extend(told.into_iter().filter_map(|told| prepared.told(told)));
                     }
                     self.outcomes.push((prepared.id.clone(), outcome));
                 }
@@ -362,6 +374,8 @@ struct Struck {
     outcome: Outcome,
     /// Its notifications that failed, counted from 1.
     failed: Vec<usize>,
+    /// Those that the script only spelt, counted likewise.
+    told: Vec<(usize, Vec<u8>)>,
 }
 
 enum Outcomes {
@@ -409,11 +423,23 @@ fn read_answer(reply: Value, batch: usize) -> Result<Answer, reply::Unexpected> 
 }
 
 fn read_struck(item: Value) -> Result<Struck, reply::Unexpected> {
-    let codes = if matches!(item, Value::Array(_)) { reply::array(item)? } else { vec![item] };
-    let mut codes = codes.into_iter().map(reply::count);
-    let code = codes.next().unwrap_or_else(|| Err(reply::Unexpected::shape("expected a code, got none")))?;
-    let failed = codes.map(|place| Ok(usize::try_from(place?).unwrap_or(usize::MAX))).collect::<Result<_, _>>()?;
-    Ok(Struck { outcome: outcome(code), failed })
+    let items = if matches!(item, Value::Array(_)) { reply::array(item)? } else { vec![item] };
+    let mut items = items.into_iter();
+    let code =
+        items.next().ok_or_else(|| reply::Unexpected::shape("expected a code, got none")).and_then(reply::count)?;
+    let mut struck = Struck { outcome: outcome(code), failed: Vec::new(), told: Vec::new() };
+    let place = |item| Ok(usize::try_from(reply::count(item)?).unwrap_or(usize::MAX));
+    for item in items {
+        if !matches!(item, Value::Array(_)) {
+            struck.failed.push(place(item)?);
+            continue;
+        }
+        let Ok([at, text]) = <[Value; 2]>::try_from(reply::array(item)?) else {
+            return Err(reply::Unexpected::shape("expected a place and a text"));
+        };
+        struck.told.push((place(at)?, reply::some_bytes(text)?));
+    }
+    Ok(struck)
 }
 
 /// Those codes at the head of `evict.lua` that stand for all entries.
@@ -430,6 +456,7 @@ fn outcome(code: u64) -> Outcome {
         4 => Outcome::Blocked(Blocked::Permission),
         5 => Outcome::Blocked(Blocked::Other),
         9 => Outcome::Protected,
+        10 => Outcome::Blocked(Blocked::Unsupported),
         _ => Outcome::Unknown,
     }
 }
@@ -742,7 +769,7 @@ mod tests {
 
     fn stream(key: &str) -> Notice {
         let args = vec![vec![Word::Bytes(b"*".to_vec())]];
-        Notice { sink: Sink::Stream, key: Some(key.as_bytes().to_vec()), args }
+        Notice { sink: Sink::Stream, key: Some(key.as_bytes().to_vec()), args, hook: None }
     }
 
     #[test]
@@ -765,7 +792,7 @@ mod tests {
         };
         check((0..120).map(|n| announced(n, &stream("left"))).collect(), &[62, 58]);
         let large = vec![vec![Word::Bytes(vec![b'x'; 400_000])]];
-        let large = Notice { sink: Sink::Pubsub, key: None, args: large };
+        let large = Notice { sink: Sink::Pubsub, key: None, args: large, hook: None };
         check((0..6).map(|n| announced(n, &large)).collect(), &[2, 2, 2]);
     }
 

@@ -16,6 +16,7 @@ use evict::{Evicted, Leave, Prepared};
 use lease::Lease;
 use naming::Naming;
 use orders::Spending;
+use outbox::Outbox;
 use own::Own;
 use state::{Keeper, Kept};
 use status::Purpose;
@@ -46,6 +47,7 @@ pub mod lease;
 pub mod naming;
 mod notify;
 pub mod orders;
+pub mod outbox;
 mod own;
 pub mod permissions;
 mod reply;
@@ -172,6 +174,12 @@ impl Store {
     /// Whether another reaper leads, as far as we know.
     pub fn is_led(&self) -> bool {
         self.lease.as_ref().is_some_and(|lease| lease.led_by().is_some())
+    }
+
+    /// Where it keeps what its webhook was not told yet, if it does.
+    pub fn outbox(&self) -> Option<Outbox> {
+        let outbox = || Outbox::new(Arc::clone(&self.link), self.lease.clone(), &self.source);
+        self.source.has_outbox().then(outbox)
     }
 
     /// The source.

@@ -7,7 +7,7 @@ use base64::prelude::{BASE64_STANDARD as BASE64, Engine};
 use crate::language::notify::{Filter, Late, Notification, Payload, Span, Target, Text};
 use crate::language::template::Ref;
 use crate::policy::entry::Timestamp;
-use crate::policy::outcome::Sink;
+use crate::policy::outcome::{Form, Sink};
 
 /// The field of a stream's entry that holds a payload which is one text.
 const TEXT_FIELD: &str = "payload";
@@ -16,9 +16,19 @@ const TEXT_FIELD: &str = "payload";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Notice {
     pub(super) sink: Sink,
-    /// The stream; a channel is no key, and comes as the first argument.
+    /// The stream, or the outbox; a channel is no key, and comes as the first argument.
     pub(super) key: Option<Vec<u8>>,
     pub(super) args: Vec<Words>,
+    /// Of one for a webhook: for which, and what its text is.
+    pub(super) hook: Option<Hook>,
+}
+
+/// What a text is to the webhook that it is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Hook {
+    /// Which of the source's webhooks, counted from 0.
+    pub(super) place: usize,
+    pub(super) form: Form,
 }
 
 /// An argument: bytes, and what the script puts between them.
@@ -37,11 +47,13 @@ pub(super) enum Word {
 }
 
 impl Notice {
-    /// The command.
+    /// The command, or what is none: the script tells us the text.
     pub(super) const fn verb(&self) -> &'static str {
-        match self.sink {
-            Sink::Pubsub => "PUBLISH",
-            Sink::Stream => "XADD",
+        match (self.sink, &self.key) {
+            (Sink::Pubsub, _) => "PUBLISH",
+            (Sink::Sharded, _) => "SPUBLISH",
+            (Sink::Stream, _) | (Sink::Webhook, Some(_)) => "XADD",
+            (Sink::Webhook, None) => "TELL",
         }
     }
 
@@ -57,23 +69,32 @@ impl Notice {
 }
 
 /// The values of one entry that a notification may name.
-pub(super) struct Values<F> {
+pub(super) struct Values<'v, F> {
     /// The entry's own.
     pub(super) own: F,
     /// Its last ping, where that could be read.
     pub(super) last_ping: Option<Timestamp>,
+    /// The key of the source's outbox.
+    pub(super) outbox: &'v [u8],
 }
 
-impl<'v, F: Fn(&Ref) -> Option<Cow<'v, [u8]>>> Values<F> {
+impl<'v, F: Fn(&Ref) -> Option<Cow<'v, [u8]>>> Values<'v, F> {
     /// The notification, filled; none where a value that it names is absent.
     pub(super) fn notice(&self, notification: &Notification) -> Option<Notice> {
+        let (payload, sink) = (&notification.payload, notification.target.sink());
         match &notification.target {
-            Target::Channel(channel) => {
-                let message = match &notification.payload {
-                    Payload::Text(text) => self.words(text)?,
-                    Payload::Table(members) => self.json(members)?,
+            Target::Channel { name, .. } => {
+                let args = vec![plain(name.fill(&self.own)?), self.message(payload)?.0];
+                Some(Notice { sink, key: None, args, hook: None })
+            }
+            Target::Webhook { place, outbox } => {
+                let (message, form) = self.message(payload)?;
+                let hook = Some(Hook { place: *place, form });
+                let (key, args) = match outbox {
+                    false => (None, vec![message]),
+                    true => (Some(self.outbox.to_vec()), vec![plain("*"), plain(form.as_str()), message]),
                 };
-                Some(Notice { sink: Sink::Pubsub, key: None, args: vec![plain(channel.fill(&self.own)?), message] })
+                Some(Notice { sink, key, args, hook })
             }
             Target::Stream { key, maxlen } => {
                 let mut args = Vec::new();
@@ -81,10 +102,18 @@ impl<'v, F: Fn(&Ref) -> Option<Cow<'v, [u8]>>> Values<F> {
                     args.extend(["MAXLEN", "~", &maxlen.to_string()].map(plain));
                 }
                 args.push(plain("*"));
-                args.extend(self.fields(&notification.payload)?);
-                Some(Notice { sink: Sink::Stream, key: Some(key.fill(&self.own)?), args })
+                args.extend(self.fields(payload)?);
+                Some(Notice { sink, key: Some(key.fill(&self.own)?), args, hook: None })
             }
         }
+    }
+
+    /// The payload as one text: a table as JSON.
+    fn message(&self, payload: &Payload) -> Option<(Words, Form)> {
+        Some(match payload {
+            Payload::Text(text) => (self.words(text)?, Form::Text),
+            Payload::Table(members) => (self.json(members)?, Form::Json),
+        })
     }
 
     fn fields(&self, payload: &Payload) -> Option<Vec<Words>> {
@@ -227,7 +256,7 @@ mod tests {
             _ => None,
         };
         let notification = Notification { target, payload, text: String::new() };
-        Values { own, last_ping: Some(LAST_PING) }.notice(&notification)
+        Values { own, last_ping: Some(LAST_PING), outbox: b"box" }.notice(&notification)
     }
 
     /// An argument as the script spells it.
@@ -242,7 +271,7 @@ mod tests {
     }
 
     fn published(payload: Payload, id: &[u8]) -> Vec<u8> {
-        let notice = notice(Target::channel("off:{id}", &names()).unwrap(), payload, id).unwrap();
+        let notice = notice(Target::channel("off:{id}", false, &names()).unwrap(), payload, id).unwrap();
         assert_eq!((notice.verb(), notice.key), ("PUBLISH", None));
         let [channel, message] = &notice.args[..] else { panic!("channel and message") };
         assert_eq!(*channel, plain([b"off:", id].concat()));
@@ -300,7 +329,7 @@ mod tests {
 
     #[test]
     fn a_value_that_is_absent_leaves_the_notification_out() {
-        let channel = |text: &str| Target::channel(text, &names()).unwrap();
+        let channel = |text: &str| Target::channel(text, false, &names()).unwrap();
         let absent = "{json:/user}";
         assert_eq!(notice(channel("off"), text(absent), b"c"), None);
         assert_eq!(notice(channel("off"), table(&[("a", "x"), ("b", "{json:/user|hex}")]), b"c"), None);

@@ -8,7 +8,7 @@ use serde_json::Value as Json;
 
 use super::condition::Unless;
 use super::evict::{Deed, Prepared, Probe};
-use super::notify;
+use super::{notify, outbox};
 use crate::language::action::{Action, Verb};
 use crate::language::condition::Condition;
 use crate::language::notify::Notification;
@@ -178,7 +178,8 @@ pub(super) fn prepare(source: &Source, id: &EntryId, own: Own, last_ping: Option
     }
     let trespasses = deeds.iter().any(|deed| deed.keys.iter().any(|key| source.is_hit_by(deed.verb, key)));
     deeds.push(removal(source, id));
-    let known = notify::Values { own: |name: &Ref| values.of(name), last_ping };
+    let outbox = source.has_outbox().then(|| outbox::key(source)).unwrap_or_default();
+    let known = notify::Values { own: |name: &Ref| values.of(name), last_ping, outbox: &outbox };
     let notices: Vec<_> = source.notify.iter().filter_map(|notification| known.notice(notification)).collect();
     let unsaid = source.notify.len() - notices.len();
     let unless = Unless::of(source, |name| values.of(name));

@@ -15,6 +15,8 @@ pub enum Answer {
     Granted,
     /// We lack it.
     Missing,
+    /// The server knows no such command.
+    Unknown,
     /// There is no way to ask that our user may go.
     NotAsked,
 }
@@ -86,6 +88,7 @@ impl Asking<'_> {
         let answers = codes.into_iter().map(|code| match code {
             0 => Answer::Missing,
             1 => Answer::Granted,
+            2 => Answer::Unknown,
             _ => Answer::NotAsked,
         });
         Ok((Some(self.whole(answers)), false))
@@ -138,11 +141,8 @@ impl Asking<'_> {
         let mut of_one = || {
             let answers = FILLINGS.map(|_| answers.next().unwrap_or(Answer::NotAsked));
             let has = |wanted| answers.contains(&wanted);
-            match (has(Answer::Missing), has(Answer::NotAsked)) {
-                (true, _) => Answer::Missing,
-                (false, true) => Answer::NotAsked,
-                (false, false) => Answer::Granted,
-            }
+            let worst = [Answer::Unknown, Answer::Missing, Answer::NotAsked].into_iter().find(|answer| has(*answer));
+            worst.unwrap_or(Answer::Granted)
         };
         self.rights.iter().map(|_| of_one()).collect()
     }
@@ -157,6 +157,9 @@ fn command(call: &Call) -> redis::Cmd {
 fn answer(reply: &Value) -> Answer {
     match reply {
         Value::ServerError(error) if error.code() == "NOPERM" => Answer::Missing,
+        Value::ServerError(error) if error.details().is_some_and(|text| text.starts_with("unknown command")) => {
+            Answer::Unknown
+        }
         // A key of another type than the call wants: it got that far.
         Value::ServerError(error) if error.code() != "WRONGTYPE" => Answer::NotAsked,
         _ => Answer::Granted,

@@ -85,7 +85,11 @@ const ZRANGE: Command = reads("ZRANGE", &["0", "0"]);
 const ZRANGEBYSCORE: Command = reads("ZRANGEBYSCORE", &["0", "0"]);
 const ZREVRANGEBYSCORE: Command = reads("ZREVRANGEBYSCORE", &["0", "0"]);
 const PUBLISH: Command = changes("PUBLISH", &["message"]);
+const SPUBLISH: Command = changes("SPUBLISH", &["message"]);
 const XADD: Command = changes("XADD", &["*", "field", "value"]);
+const XDEL: Command = changes("XDEL", &["0"]);
+const XLEN: Command = reads("XLEN", &[]);
+const XRANGE: Command = reads("XRANGE", &["-", "+"]);
 const SET: Command = changes("SET", &["value"]);
 const HSET: Command = changes("HSET", &["field", "value"]);
 const HINCRBY: Command = changes("HINCRBY", &["field", "1"]);
@@ -215,14 +219,16 @@ fn of_striking(source: &Source) -> Vec<Right> {
         }
         for notification in &source.notify {
             match &notification.target {
-                Target::Channel(channel) => {
-                    called.push(Right { command: PUBLISH, on: On::Channel(glob(channel, &own)) });
+                Target::Channel { name, sharded } => {
+                    let command = if *sharded { SPUBLISH } else { PUBLISH };
+                    called.push(Right { command, on: On::Channel(glob(name, &own)) });
                 }
                 Target::Stream { key, .. } => {
                     let key = glob(key, &own);
                     called.extend([TYPE, XADD].map(|command| Right::on(command, key.clone())));
                     touched.push(key);
                 }
+                Target::Webhook { outbox, .. } => called.extend(outbox.then(of_outbox).into_iter().flatten()),
             }
         }
         touched.push(own);
@@ -239,6 +245,11 @@ fn of_our_own() -> impl Iterator<Item = Right> {
     let unlink_and_hdel = [Verb::Unlink, Verb::Hdel].map(writes);
     let commands = [HMGET, HGETALL, HINCRBY, HSET, PEXPIRE, GET, SET].into_iter().chain(unlink_and_hdel);
     commands.map(|command| Right::on(command, our_own()))
+}
+
+/// What fills the outbox of webhooks, and empties it.
+fn of_outbox() -> impl Iterator<Item = Right> {
+    [TYPE, XADD, XDEL, XLEN, XRANGE].into_iter().map(|command| Right::on(command, our_own()))
 }
 
 fn our_own() -> Glob {

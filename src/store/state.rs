@@ -147,9 +147,13 @@ pub(super) fn refusal(link: &Link, doing: &str, reply: &Value) -> Option<Error> 
 
 /// A key of ours for this source. Two of one name are told apart by where their entries are.
 pub(super) fn own_key(source: &Source, what: &str) -> Vec<u8> {
+    [OWN_PREFIX, format!("{SLOT_TAG}:{}:{what}", own_name(source)).as_bytes()].concat()
+}
+
+/// What we call this source among all that share a database.
+pub(super) fn own_name(source: &Source) -> String {
     let place = fnv(source.container.describe().as_bytes());
-    let tail = format!("{SLOT_TAG}:{}-{:08x}:{what}", source.name, (place >> 32) ^ (place & 0xffff_ffff));
-    [OWN_PREFIX, tail.as_bytes()].concat()
+    format!("{}-{:08x}", source.name, (place >> 32) ^ (place & 0xffff_ffff))
 }
 
 /// A key of ours that belongs to no source alone.

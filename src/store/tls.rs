@@ -141,6 +141,22 @@ impl<'s> Prepared<'s> {
     }
 }
 
+/// What a webhook is reached with: these CAs, or the system's.
+///
+/// # Errors
+/// A sentence that says why they can't be read.
+pub async fn for_webhooks(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
+    let roots = match ca_file {
+        Some(path) => roots_of(path).await,
+        None => system_roots().await,
+    };
+    let roots = roots.map_err(|refusal| format!("{} (see `ca_file` beside `webhook`)", refusal.what))?;
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let config =
+        config.with_safe_default_protocol_versions().map_err(|error| format!("TLS can't be set up: {error}"))?;
+    Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
+}
+
 async fn roots_of(path: &Path) -> Result<RootCertStore, Refusal> {
     let pem = read("CA file", path).await?;
     let holds = "it must hold at least one `-----BEGIN CERTIFICATE-----` block";

@@ -31,4 +31,5 @@ mod simulation;
 mod survey;
 mod tidy;
 mod unless;
+mod webhook;
 mod world;

@@ -116,7 +116,7 @@ for_each_server! {
                 let found: Vec<Outcome> = outcomes(&strike).into_values().collect();
                 let [gone, spared, evicted] = [Outcome::Gone, Outcome::Spared, Outcome::Evicted];
                 assert_eq!(found, [evicted, spared, gone, evicted, evicted, evicted], "{context}");
-                assert_eq!(notified(&strike), Notified { attempted: [4, 4], ..Notified::default() });
+                assert_eq!(notified(&strike), Notified { attempted: [4, 4, 0, 0], ..Notified::default() });
                 let messages = listener.messages().await;
                 assert!(messages.iter().all(|(channel, _)| channel == "off:edge"), "{context}");
                 let expected: Vec<Value> = [0, 3, 4, 5].map(|n| usual(&ids[n], &looked.found[n], at)).into();
@@ -206,7 +206,7 @@ for_each_server! {
 
         let strike = edge.strike(&looked).await;
 
-        assert_eq!(notified(&strike), Notified { attempted: [500, 1_000], ..Notified::default() });
+        assert_eq!(notified(&strike), Notified { attempted: [500, 1_000, 0, 0], ..Notified::default() });
         let expected: Vec<Vec<u8>> = (0..500).map(|n| format!("c{n}").into_bytes()).collect();
         let heard = listener.messages().await.into_iter().map(|(_, text)| text);
         assert_eq!(heard.collect::<Vec<_>>(), expected);
@@ -236,7 +236,7 @@ for_each_server! {
         let strike = edge.strike(&edge.look(&["bare", "full"].map(|name| id(Layout::Json, name))).await).await;
 
         assert_eq!(outcomes(&strike), expected([("bare", Outcome::Evicted), ("full", Outcome::Evicted)]));
-        assert_eq!(notified(&strike), Notified { attempted: [4, 1], skipped: 3, ..Notified::default() });
+        assert_eq!(notified(&strike), Notified { attempted: [4, 1, 0, 0], skipped: 3, ..Notified::default() });
         let channels: Vec<String> = listener.messages().await.into_iter().map(|(channel, _)| channel).collect();
         assert_eq!(channels, ["off", "off:u", "off", "off"]);
         assert_eq!(ask::<Vec<String>>(&mut client, "KEYS *").await, ["left:u"]);
@@ -329,7 +329,7 @@ for_each_server! {
 
         let (evicted, blocked) = (Outcome::Evicted, Outcome::Blocked(Blocked::WrongType));
         assert_eq!(outcomes(&strike).into_values().collect::<Vec<_>>(), [evicted, blocked, evicted, blocked, evicted]);
-        assert_eq!(notified(&strike), Notified { attempted: [6, 3], ..Notified::default() });
+        assert_eq!(notified(&strike), Notified { attempted: [6, 3, 0, 0], ..Notified::default() });
         for (n, id) in ids.iter().enumerate() {
             assert_eq!(is_whole(&mut client, id).await, n % 2 == 1, "{n}");
         }
@@ -382,7 +382,7 @@ notify = [{ xadd = "left:{json:/stream}" }]"#;
             let strike = edge.strike(&looked).await;
 
             let gone = stays.iter().filter(|stays| !**stays).count() as u64;
-            assert_eq!(notified(&strike), Notified { attempted: [gone * 2, gone], ..Notified::default() }, "{rights}");
+            assert_eq!(notified(&strike), Notified { attempted: [gone * 2, gone, 0, 0], ..Notified::default() }, "{rights}");
             let blocked = Outcome::Blocked(Blocked::Permission);
             let expected = stays.map(|stays| if stays { blocked } else { Outcome::Evicted });
             assert_eq!(outcomes(&strike).into_values().collect::<Vec<_>>(), expected, "{rights}");
@@ -429,7 +429,7 @@ notify = [{ xadd = "left:{json:/stream}" }]"#;
         let strike = edge.strike(&edge.look(&ids).await).await;
 
         assert_eq!(outcomes(&strike), expected([("c0", Outcome::Evicted), ("c1", Outcome::Evicted)]));
-        assert_eq!(notified(&strike), Notified { attempted: [2, 4], failed: [0, 2], skipped: 0 });
+        assert_eq!(notified(&strike), Notified { attempted: [2, 4, 0, 0], failed: [0, 2, 0, 0], skipped: 0 });
         assert_eq!(listener.messages().await.len(), 2);
         assert_eq!(ask::<[usize; 2]>(&mut client, "EVAL return{redis.call('XLEN','full'),redis.call('XLEN','left')} 0").await, [1, 2]);
         assert!(!stands(&mut client, &ids[0]).await && !stands(&mut client, &ids[1]).await);
@@ -447,7 +447,7 @@ notify = [{ xadd = "left:{json:/stream}" }]"#;
         let strike = edge.strike(&edge.look(std::slice::from_ref(&id)).await).await;
 
         assert_eq!(outcomes(&strike), expected([("c0", Outcome::Evicted)]));
-        assert_eq!(notified(&strike), Notified { attempted: [2, 1], failed: [1, 0], skipped: 0 });
+        assert_eq!(notified(&strike), Notified { attempted: [2, 1, 0, 0], failed: [1, 0, 0, 0], skipped: 0 });
         assert!(!is_whole(&mut client, &id).await);
     }
 }

@@ -24,7 +24,7 @@ const EFFECTS: [&str; 9] =
     ["async", "clap", "prometheus", "redis", "tokio", "tracing", "Instant", "SystemTime", "std::env"];
 
 /// The arrows of the map in `lib.rs`. An entry of `uses` is a room, or a single item of one.
-const ROOMS: [Room; 23] = [
+const ROOMS: [Room; 24] = [
     Room { name: "lib", uses: &[], never: &[] },
     Room {
         name: "main",
@@ -54,7 +54,7 @@ const ROOMS: [Room; 23] = [
     Room { name: "cli", uses: &["config", "policy::order"], never: &["redis", "tokio"] },
     Room {
         name: "config",
-        uses: &["http", "language", "logging", "policy", "store"],
+        uses: &["http", "language", "logging", "policy", "store", "webhook"],
         never: &["async", "prometheus", "tokio"],
     },
     Room { name: "language", uses: &["policy"], never: &EFFECTS },
@@ -62,7 +62,7 @@ const ROOMS: [Room; 23] = [
     Room { name: "clock", uses: &["policy"], never: &["async", "clap", "prometheus", "redis", "std::env", "tracing"] },
     Room {
         name: "reaper",
-        uses: &["clock", "policy", "store", "text"],
+        uses: &["clock", "policy", "store", "text", "webhook::Hooks"],
         never: &["clap", "prometheus", "redis", "SystemTime"],
     },
     Room {
@@ -77,7 +77,7 @@ const ROOMS: [Room; 23] = [
     },
     Room {
         name: "assemble",
-        uses: &["clock", "config", "policy", "reaper", "store", "text"],
+        uses: &["clock", "config", "policy", "reaper", "store", "text", "webhook::Hooks"],
         never: &["async", "clap", "prometheus", "tokio"],
     },
     Room {
@@ -93,6 +93,7 @@ const ROOMS: [Room; 23] = [
             "report",
             "store::connect",
             "store::lease",
+            "webhook::Hooks",
         ],
         never: &["clap", "SystemTime"],
     },
@@ -118,8 +119,23 @@ const ROOMS: [Room; 23] = [
     },
     Room {
         name: "metrics",
-        uses: &["policy", "reaper::Report", "reaper::Skipped", "reaper::Verb", "store::error::Kind", "store::status"],
+        uses: &[
+            "policy",
+            "reaper::Report",
+            "reaper::Skipped",
+            "reaper::Verb",
+            "store::error::Kind",
+            "store::status",
+            "webhook::Failure",
+            "webhook::Loss",
+            "webhook::Tally",
+        ],
         never: &["async", "clap", "redis", "tokio"],
+    },
+    Room {
+        name: "webhook",
+        uses: &["clock", "policy", "store::outbox", "store::tls"],
+        never: &["clap", "prometheus", "redis", "std::env", "SystemTime"],
     },
     Room { name: "http", uses: &[], never: &["clap", "prometheus", "redis", "std::env", "SystemTime"] },
     Room {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{ASKING, Command, Glob, Kind, On, PUBLISH, Right};
+use super::{ASKING, Command, Glob, Kind, On, PUBLISH, Right, SPUBLISH};
 use crate::text::quoted;
 
 /// What a server's ACL can say.
@@ -56,7 +56,9 @@ pub fn acl_line(user: &str, rights: &[Right], generation: Generation) -> String 
 /// Before Redis 7 a user may do all it may do on all its keys and, from 6.2 on, its channels.
 fn all_on_all_keys(rights: &[Right], generation: Generation) -> Vec<Vec<u8>> {
     let asking = ASKING.into_iter().filter(|_| rights.iter().any(|right| right.command.kind == Kind::Writes));
-    let mut words = rules("~", rights.iter().flat_map(Right::keys), rights.iter().map(Right::command).chain(asking));
+    // They do not know it either, and would refuse the whole line.
+    let known = rights.iter().filter(|right| right.command != SPUBLISH).map(Right::command);
+    let mut words = rules("~", rights.iter().flat_map(Right::keys), known.chain(asking));
     if generation >= Generation::V6_2 {
         words.extend(rules("&", rights.iter().filter_map(Right::channel), []));
     }
@@ -75,11 +77,14 @@ fn each_on_its_keys(rights: &[Right]) -> Vec<Vec<u8>> {
         let sign = if commands.iter().all(|command| command.kind == Kind::Reads) { "%R~" } else { "~" };
         words.extend(selector(rules(sign, keys, commands.iter().map(|command| command.name))));
     }
-    let mut channels = rules("&", rights.iter().filter_map(Right::channel), [PUBLISH.name]);
-    if channels.len() > 1 {
-        // Where `acl-pubsub-default` says so, a selector begins with every channel.
-        channels.insert(0, b"resetchannels".to_vec());
-        words.extend(selector(channels));
+    for command in [PUBLISH, SPUBLISH] {
+        let channels = rights.iter().filter(|right| right.command == command).filter_map(Right::channel);
+        let mut channels = rules("&", channels, [command.name]);
+        if channels.len() > 1 {
+            // Where `acl-pubsub-default` says so, a selector begins with every channel.
+            channels.insert(0, b"resetchannels".to_vec());
+            words.extend(selector(channels));
+        }
     }
     words
 }

@@ -45,7 +45,7 @@ fn telling(source: Source, channels: &[&str], streams: &[&str], payload: Option<
     let names = Names { scope, source: &source.name };
     let payload =
         payload.map_or_else(|| Payload::standard(&names), |text| Payload::Text(Text::parse(text, &names).unwrap()));
-    let channels = channels.iter().map(|text| Target::channel(text, &names).unwrap());
+    let channels = channels.iter().map(|text| Target::channel(text, false, &names).unwrap());
     let streams = streams.iter().map(|text| Target::stream(text, &names, Some(&source.container), &[]).unwrap());
     let notification = |target| Notification { target, payload: payload.clone(), text: String::new() };
     let notify = channels.chain(streams).map(notification).collect();
