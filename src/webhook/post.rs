@@ -231,7 +231,7 @@ mod tests {
         assert_eq!(judged(503, Some("7")), Err((Failure::Unavailable, Some(7))));
         assert_eq!(judged(503, Some("86400")), Err((Failure::Unavailable, Some(300))));
         assert_eq!(judged(503, Some("Sun, 06 Nov 1994 08:49:37 GMT")), Err((Failure::Unavailable, Some(0))));
-        assert_eq!(judged(503, Some("Sun, 06 Nov 2094 08:49:37 GMT")), Err((Failure::Unavailable, Some(300))));
+        assert_eq!(judged(503, Some("Sat, 06 Nov 2094 08:49:37 GMT")), Err((Failure::Unavailable, Some(300))));
         assert_eq!(judged(503, Some("soon")), Err((Failure::Unavailable, None)));
     }
 

@@ -69,7 +69,8 @@ impl Url {
             _ => return wrong("the port of the URL is not between 1 and 65535", FORM),
         };
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        let target = uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
+        let target = uri.path_and_query().map_or("", |target| target.as_str());
+        let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
         Ok(Self { secure, host, port, authority: authority.to_string(), target })
     }
 }
