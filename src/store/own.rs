@@ -178,7 +178,7 @@ pub(super) fn prepare(source: &Source, id: &EntryId, own: Own, last_ping: Option
     }
     let trespasses = deeds.iter().any(|deed| deed.keys.iter().any(|key| source.is_hit_by(deed.verb, key)));
     deeds.push(removal(source, id));
-    let outbox = source.has_outbox().then(|| outbox::key(source)).unwrap_or_default();
+    let outbox = if source.has_outbox() { outbox::key(source) } else { Vec::new() };
     let known = notify::Values { own: |name: &Ref| values.of(name), last_ping, outbox: &outbox };
     let notices: Vec<_> = source.notify.iter().filter_map(|notification| known.notice(notification)).collect();
     let unsaid = source.notify.len() - notices.len();

@@ -27,7 +27,8 @@ ignore = ["Version"]
 name = "rooms"
 zset = ["lobby:seen", "room:{_}:seen"]
 companions = ["SREM conns:{key} {id}"]
-notify = [{ publish = "left:{key}", payload = "{remaining}" }, { xadd = "log:{source}" }]
+notify = [{ publish = "left:{key}", payload = "{remaining}" }, { xadd = "log:{source}" },
+    { spublish = "shard:{source}" }, { webhook = "https://a/", outbox = true }]
 [[source]]
 name = "shards"
 hash = "shard:{n}"
@@ -63,9 +64,10 @@ async fn asks(client: &mut MultiplexedConnection, words: &[&[u8]]) -> bool {
 /// A command that the store sends and no line grants would fail in the field, on the day when somebody uses the line.
 #[tokio::test]
 async fn every_command_in_the_code_of_the_store_is_granted() {
-    let line = check(EVERYTHING, &["--acl=6.2"]).await.assert_code(0).stdout.clone();
-    let granted: BTreeSet<String> =
-        line.split(' ').filter_map(|word| Some(word.strip_prefix('+')?.trim().to_uppercase())).collect();
+    let runs = [check(EVERYTHING, &["--acl=6.2"]).await, check(EVERYTHING, &["--acl=7.0"]).await];
+    let lines = runs.map(|run| run.assert_code(0).stdout.clone()).join(" ");
+    let word = |word: &str| Some(word.trim_start_matches('(').strip_prefix('+')?.trim().to_uppercase());
+    let granted: BTreeSet<String> = lines.split(' ').filter_map(word).collect();
     let server = Server::start(Kind::Redis).await;
     let commands: BTreeSet<String> =
         redis::cmd("COMMAND").arg("LIST").query_async(&mut server.client().await).await.unwrap();

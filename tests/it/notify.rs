@@ -310,7 +310,7 @@ fn as_user(url: &str, source: &str) -> Edge {
     Edge::dialling(&redis, source)
 }
 
-const WITHOUT_QUESTIONS: &[(&str, &str)] = &[("if redis.acl_check_cmd then", "if redis.acl_check_xyz then")];
+const WITHOUT_QUESTIONS: &[(&str, &str)] = &[("if not redis.acl_check_cmd then", "if not redis.acl_check_xyz then")];
 
 for_each_server! {
     /// Whatever cannot be told is seen before anything is done: that entry stays with all that is its own, unannounced.
@@ -449,6 +449,20 @@ notify = [{ xadd = "left:{json:/stream}" }]"#;
         assert_eq!(outcomes(&strike), expected([("c0", Outcome::Evicted)]));
         assert_eq!(notified(&strike), Notified { attempted: [2, 1, 0, 0], failed: [1, 0, 0, 0], skipped: 0 });
         assert!(!is_whole(&mut client, &id).await);
+    }
+
+    /// Such a server is older than `SPUBLISH`, which shows before anything is written.
+    async fn where_a_sharded_channel_is_unknown_the_entry_stays(server: Server) {
+        let proxy = Proxy::start(server.port()).await;
+        proxy.set(Mode::Rewrite(WITHOUT_QUESTIONS));
+        let mut client = server.client().await;
+        let ids = put_aged(&mut client, Layout::Zset, &[OLD; 2]).await;
+        let edge = Edge::at(&proxy.url(), &with(Layout::Zset, "notify = [{ spublish = \"off\" }]"));
+
+        let found = edge.evict(&ids).await;
+
+        assert_eq!(found.into_values().collect::<Vec<_>>(), [Outcome::Blocked(Blocked::Unsupported); 2]);
+        assert!(stands(&mut client, &ids[0]).await);
     }
 }
 
