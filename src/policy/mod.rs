@@ -26,5 +26,6 @@ pub mod survey;
 pub mod suspect;
 #[cfg(test)]
 mod testing;
+pub mod timeless;
 pub mod watch;
 pub mod zone;

@@ -120,12 +120,34 @@ pub enum Unit {
     DotnetTicks,
     /// ISO 8601 / RFC 3339 text, with an offset or in the source's zone.
     Iso8601,
+    /// Not at all: a key is there.
+    Exists,
+    /// Not at all: by Redis, when the key was last read or written.
+    Idle,
+    /// Not at all: by us, when the value became what it is.
+    Unchanged,
+    /// Not at all: by us, when what is looked up went away.
+    Missing,
 }
 
 impl Unit {
-    /// Every unit.
-    pub const ALL: [Self; 6] =
+    /// Those in which hubs write times.
+    pub const STORED: [Self; 6] =
         [Self::UnixS, Self::UnixMs, Self::UnixUs, Self::UnixNs, Self::DotnetTicks, Self::Iso8601];
+
+    /// Every unit, in the order of [`Self::index`].
+    pub const ALL: [Self; 10] = [
+        Self::UnixS,
+        Self::UnixMs,
+        Self::UnixUs,
+        Self::UnixNs,
+        Self::DotnetTicks,
+        Self::Iso8601,
+        Self::Exists,
+        Self::Idle,
+        Self::Unchanged,
+        Self::Missing,
+    ];
 
     /// The unit's name in a configuration and in metrics.
     pub fn as_str(self) -> &'static str {
@@ -136,6 +158,10 @@ impl Unit {
             Self::UnixNs => "unix-ns",
             Self::DotnetTicks => "dotnet-ticks",
             Self::Iso8601 => "iso-8601",
+            Self::Exists => "exists",
+            Self::Idle => "idle",
+            Self::Unchanged => "unchanged",
+            Self::Missing => "missing",
         }
     }
 
@@ -149,7 +175,7 @@ impl Unit {
             Self::UnixUs => Some((millis * 1_000) as f64),
             Self::UnixNs => Some((millis * 1_000_000) as f64),
             Self::DotnetTicks => Some((millis * 10_000 + TICKS_AT_1970) as f64),
-            Self::Iso8601 => None,
+            Self::Iso8601 | Self::Exists | Self::Idle | Self::Unchanged | Self::Missing => None,
         }
     }
 
@@ -175,7 +201,7 @@ impl Format {
         if name == Self::Auto.as_str() {
             return Some(Self::Auto);
         }
-        Unit::ALL.into_iter().find(|unit| unit.as_str() == name).map(Self::Fixed)
+        Unit::STORED.into_iter().find(|unit| unit.as_str() == name).map(Self::Fixed)
     }
 
     /// The format's name in a configuration.
@@ -188,7 +214,7 @@ impl Format {
 
     /// The units that a number may be in; none for ISO 8601.
     pub fn units(self) -> impl Iterator<Item = Unit> {
-        Unit::ALL.into_iter().filter(move |&unit| unit != Unit::Iso8601 && self.allows(unit))
+        Unit::STORED.into_iter().filter(move |&unit| unit != Unit::Iso8601 && self.allows(unit))
     }
 
     fn allows(self, unit: Unit) -> bool {
@@ -335,7 +361,7 @@ impl Number {
             Unit::UnixUs => (1_000, 0),
             Unit::UnixNs => (1, 0),
             Unit::DotnetTicks => (100, TICKS_AT_1970),
-            Unit::Iso8601 => return None,
+            Unit::Iso8601 | Unit::Exists | Unit::Idle | Unit::Unchanged | Unit::Missing => return None,
         };
         let since_1970 = self.0.checked_sub(at_1970 * BILLION)?;
         Some(ceil_div(since_1970.checked_mul(nanos_per_unit)?, BILLION))
