@@ -396,6 +396,9 @@ struct SettingArgs {
     /// Entries are the fields of this hash, or of all that match
     #[arg(long, value_name = "KEY", help_heading = "One source without a file")]
     hash: Option<String>,
+    /// Entries are the members of this set, or of all that match; --last-ping says where their times stand
+    #[arg(long, value_name = "KEY", help_heading = "One source without a file")]
+    set: Option<String>,
     /// Entries are the keys that match, as in "conn:{id}"
     #[arg(long, value_name = "PATTERN", help_heading = "One source without a file")]
     keys: Option<String>,
@@ -653,6 +656,7 @@ impl SettingArgs {
             ("--log-format", "log", "format", self.log_format),
             ("--zset", "source", "zset", self.zset),
             ("--hash", "source", "hash", self.hash),
+            ("--set", "source", "set", self.set),
             ("--keys", "source", "keys", self.keys),
             ("--threshold", "source", "threshold", self.threshold),
             ("--heartbeat-interval", "source", "heartbeat_interval", self.heartbeat_interval),
@@ -708,7 +712,7 @@ impl Given {
 
     /// A source by flags is whole, single, and stands beside no explicit file.
     fn check_source(&self) -> Result<(), String> {
-        let is_container = |flag: &str| matches!(flag, "--zset" | "--hash" | "--keys");
+        let is_container = |flag: &str| matches!(flag, "--zset" | "--hash" | "--set" | "--keys");
         let of_source = |setting: &&Setting| setting.table == "source" || setting.flag == "--db";
         let Some(first) = self.settings.iter().find(of_source) else { return Ok(()) };
         let containers: Vec<&str> = self.settings.iter().map(|s| s.flag).filter(|flag| is_container(flag)).collect();
@@ -717,7 +721,7 @@ impl Given {
                 Err(format!("{} describes a source, and with --config the sources stand in the file", first.flag))
             }
             [] => Err(format!(
-                "{} describes a source: say where its entries are with --zset, --hash or --keys",
+                "{} describes a source: say where its entries are with --zset, --hash, --set or --keys",
                 first.flag
             )),
             [_] => Ok(()),

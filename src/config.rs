@@ -26,6 +26,7 @@ mod reader;
 mod redis;
 mod source;
 mod tree;
+mod values;
 mod webhook;
 mod zone;
 
@@ -353,7 +354,7 @@ fn warn_about_neighbours(sources: &[SourceConfig], places: &HashMap<String, Plac
                 warn(one, what, "leave it out, unless both describe the same clients and age together");
             }
             if other_at < at
-                && one.layout() == other.layout()
+                && one.layout == other.layout
                 && let Some([own, theirs]) = one.container.meets(&other.container)
             {
                 let what = format!(

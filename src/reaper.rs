@@ -97,7 +97,8 @@ impl Reaper {
     /// A reaper that has seen nothing yet. `shared` is the pace of the whole process.
     pub fn new(store: Store, clock: Clock, settings: Settings, shared: Arc<Mutex<Shared>>) -> Self {
         Self {
-            ledger: Ledger::new(settings.timing, &settings.guard, settings.lifted),
+            ledger: Ledger::new(settings.timing, &settings.guard, settings.lifted)
+                .judging_by_absence(store.source().judges_by_absence()),
             log_rate: Rate::new(Some(LOGGED_A_SECOND)),
             webhooks: Hooks::default(),
             told: None,
@@ -619,7 +620,7 @@ impl Reaper {
             }
         };
         match self.ledger.decide(id, judged, mark, protected, now) {
-            Ok(()) => Some(prepared),
+            Ok(()) => Some(*prepared),
             Err(Refusal::Protected) => {
                 self.count_outcome(id, Outcome::Protected, report);
                 None

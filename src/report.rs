@@ -128,6 +128,7 @@ struct Entries {
     future: u64,
     unreadable: u64,
     protected: u64,
+    foreign: u64,
 }
 
 #[derive(Serialize)]
@@ -258,6 +259,7 @@ fn entries(survey: &Survey) -> Entries {
         future: survey.future,
         unreadable: survey.unreadable_total(),
         protected: survey.protected,
+        foreign: survey.foreign,
     }
 }
 

@@ -99,12 +99,11 @@ fn what_does_not_go_together_is_said_in_a_sentence() {
     refused("-c x --db 1", "--db describes a source, and with --config the sources stand in the file");
     refused(
         "--threshold 5m",
-        "--threshold describes a source: say where its entries are with --zset, --hash or --keys",
+        "--threshold describes a source: say where its entries are with --zset, --hash, --set or --keys",
     );
     refused("--zset a --keys b", "--zset and --keys are two sources, and flags describe one: write a file");
     for line in [
         "--zset a --zset b",
-        "--set a",
         "demo --clients 29",
         "--once --max 0",
         "run --once",

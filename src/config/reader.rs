@@ -251,6 +251,21 @@ impl Table {
         Self { path, label, place, entries }
     }
 
+    /// Whether `key` is there and was not taken.
+    pub(super) fn holds(&self, key: &str) -> bool {
+        self.entries.iter().any(|entry| entry.key == key)
+    }
+
+    /// Every key that is left, for a table whose keys are free.
+    pub(super) fn take_all(&mut self) -> Vec<Entry> {
+        std::mem::take(&mut self.entries)
+    }
+
+    /// Calls `each` with every text that is left.
+    pub(super) fn each_text(&mut self, each: &mut impl FnMut(&mut String)) {
+        self.entries.iter_mut().for_each(|entry| each_text(&mut entry.node.value, each));
+    }
+
     /// Whatever was not taken is unknown.
     pub(super) fn finish(self, notes: &mut Notes) {
         let Self { path, label, entries, .. } = self;
@@ -276,6 +291,16 @@ impl Value {
 
     fn expected(&self, expected: &str) -> Mistake {
         Mistake::new(format!("expected {expected}, found {}", self.described()))
+    }
+}
+
+/// Calls `each` with every text in a value.
+fn each_text(value: &mut Value, each: &mut impl FnMut(&mut String)) {
+    match value {
+        Value::Text(text) | Value::Untyped(text) => each(text),
+        Value::List(nodes) => nodes.iter_mut().for_each(|node| each_text(&mut node.value, each)),
+        Value::Table(entries) => entries.iter_mut().for_each(|entry| each_text(&mut entry.node.value, each)),
+        Value::Integer(..) | Value::Boolean(_) | Value::Float | Value::Datetime => {}
     }
 }
 

@@ -6,15 +6,16 @@ use std::time::Duration;
 use super::problem::Problem;
 use super::reader::{At, Bounds, Notes, Table, boolean, database, duration, one_of, text};
 use super::tree::Node;
+use super::values::{self, MAX_CONDITIONS};
 use super::{SourceConfig, guard, notify, zone};
 use crate::language::Mistake;
 use crate::language::action::{Action, MIN_LITERAL};
 use crate::language::condition::Condition;
 use crate::language::notify::Names;
 use crate::language::pattern::Pattern;
-use crate::language::source::{Container, Kind, LastPing, Source};
-use crate::language::template::{Layout, Scope, Template};
-use crate::language::value::Value as Stored;
+use crate::language::source::{Container, Kind, Source};
+use crate::language::template::{Ref, Scope, Template};
+use crate::language::value::{Place, Value as Stored};
 use crate::language::words;
 use crate::policy::duration::spelt;
 use crate::policy::guard::{Fit, GOOD_HEARTBEATS, MIN_HEARTBEATS, fit};
@@ -42,14 +43,8 @@ const DEFAULT_THRESHOLD: Duration = Duration::from_secs(300);
 /// Of one entry, at one eviction: more than this could not go in one batch.
 const MAX_COMPANIONS: usize = 64;
 
-/// Each is asked of every stale entry, in every survey.
-const MAX_CONDITIONS: usize = 16;
-
 /// Each pattern of a list is a walk through the database.
 const MAX_PATTERNS: usize = 64;
-
-/// A newest of more times than this is a mistake.
-const MAX_TIMES: usize = 8;
 
 const FORMATS: [Format; 7] = [
     Format::Auto,
@@ -70,15 +65,33 @@ pub(super) fn read(
     notes: &mut Notes,
 ) -> (Option<At<String>>, Option<SourceConfig>) {
     let name = name(&mut table, notes);
+    values::put_prefix_in(&mut table, notes);
     let container = container(&mut table, notes);
-    let last_ping = last_ping(&mut table, container.as_ref(), notes);
-    let format = format(&mut table, last_ping.as_ref(), notes);
-    let time_zone = time_zone(&mut table, last_ping.as_ref(), format, notes);
+    let own = values::own_layout(&mut table);
+    let id = values::id(&mut table, container.as_ref(), notes);
+    let captures: Vec<String> =
+        container.iter().flat_map(Container::captures).chain(id.iter().flat_map(Pattern::names)).cloned().collect();
+    let label = format!("`let` of {}", table.label);
+    let mut let_table = table.table(notes, "let", "source.let", label);
+    let let_written = values::let_names(&mut let_table, &captures, notes);
+    let let_names: Vec<String> = let_written.iter().map(|one| one.name.clone()).collect();
+    // What templates may name. How entries are stored stands there only where it is beyond doubt.
+    let scope = Scope {
+        layout: container.as_ref().map(|container| container.kind().layout(own)),
+        captures: &captures,
+        lets: &let_names,
+        anchored: id.as_ref().is_some_and(|id| id.longest_literal() > 0),
+    };
+    let lets = values::lets(&let_table, let_written, &scope, notes);
+    let last_ping = values::last_ping(&mut table, container.as_ref().map(Container::kind), &scope, notes);
+    let missing = values::missing(&mut table, last_ping.as_deref(), notes);
+    let filters = values::filters(&mut table, &scope, notes);
+    let format = format(&mut table, last_ping.as_deref(), notes);
+    let time_zone = time_zone(&mut table, last_ping.as_deref(), format, notes);
     let deadline = table.get(notes, "deadline", |value| duration(value, &DEADLINES));
     let ignore = table.list(notes, "ignore", false, |text| Pattern::parse(text, "the pattern"));
     let ignore: Vec<Pattern> = ignore.into_iter().flat_map(|list| list.good).map(|read| read.value).collect();
-    let scope = scope(container.as_ref(), last_ping.as_ref());
-    let companions = companions(&mut table, container.as_ref(), &scope, &ignore, notes);
+    let companions = companions(&mut table, container.as_ref(), id.as_ref(), &scope, &ignore, notes);
     let group = group(&mut table, &scope, notes);
     let unless = unless(&mut table, &scope, notes);
     let names = Names { scope, source: name.as_ref().map_or("", |read| read.value.as_str()) };
@@ -93,8 +106,13 @@ pub(super) fn read(
     let whole = || {
         let source = Source {
             name: name.as_ref()?.value.as_str().into(),
-            container: container?,
+            container: container.clone()?,
+            layout: scope.layout?,
+            id: id.clone(),
+            lets,
             last_ping: last_ping?,
+            missing,
+            filters,
             format,
             time_zone,
             deadline: deadline.map_or(Duration::ZERO, |read| read.value),
@@ -139,7 +157,8 @@ fn container(table: &mut Table, notes: &mut Notes) -> Option<Container> {
     }
     let Some((kind, node)) = found.first() else {
         let what = format!("{} does not say where its entries are", table.label);
-        let mistake = Mistake::new(what).hint("write one of zset = \"key\", hash = \"key\", keys = \"conn:{id}\"");
+        let mistake =
+            Mistake::new(what).hint("write one of zset = \"key\", hash = \"key\", set = \"key\", keys = \"conn:{id}\"");
         notes.missing.push(Problem::at(&table.place, mistake));
         return None;
     };
@@ -166,26 +185,20 @@ fn container(table: &mut Table, notes: &mut Notes) -> Option<Container> {
     container.map_err(|mistake| notes.mistake(&listed.place, kind.as_str(), table, mistake)).ok()
 }
 
-fn last_ping(table: &mut Table, container: Option<&Container>, notes: &mut Notes) -> Option<LastPing> {
-    let listed = table.list(notes, "last_ping", true, Stored::parse);
-    let kind = container?.kind();
-    let Some(listed) = listed else { return Some(LastPing::default_of(kind)) };
-    if listed.spoiled {
-        return None;
-    }
-    let values: Vec<Stored> = listed.good.into_iter().map(|read| read.value).collect();
-    let last_ping = if values.len() > MAX_TIMES {
-        Err(Mistake::new(format!("{} times are too many; at most {MAX_TIMES}", values.len())))
-    } else {
-        LastPing::of(kind, values)
+/// A score is a number, wherever it stands.
+fn is_number(last_ping: Option<&[Stored]>) -> bool {
+    let score = |value: &Stored| match value {
+        Stored::Own(own) => *own == Ref::Score,
+        Stored::Lookup(lookup) => matches!(lookup.place, Place::Score { .. }),
+        Stored::Idle | Stored::Unchanged => false,
     };
-    last_ping.map_err(|mistake| notes.mistake(&listed.place, "last_ping", table, mistake)).ok()
+    last_ping.is_some_and(|values| values.iter().all(score))
 }
 
-fn format(table: &mut Table, last_ping: Option<&LastPing>, notes: &mut Notes) -> Format {
+fn format(table: &mut Table, last_ping: Option<&[Stored]>, notes: &mut Notes) -> Format {
     let words = FORMATS.map(|format| (format.as_str(), format));
     let read = table.get(notes, "format", |value| match one_of(value, &words)? {
-        Format::Fixed(Unit::Iso8601) if last_ping == Some(&LastPing::Score) => {
+        Format::Fixed(Unit::Iso8601) if is_number(last_ping) => {
             Err(Mistake::new("iso-8601 is text, and a score is a number")
                 .hint("leave `format` out: auto finds the unit"))
         }
@@ -195,11 +208,11 @@ fn format(table: &mut Table, last_ping: Option<&LastPing>, notes: &mut Notes) ->
 }
 
 /// A number counts from its own zero and has no zone; beside numbers alone the setting would do nothing.
-fn time_zone(table: &mut Table, last_ping: Option<&LastPing>, format: Format, notes: &mut Notes) -> Zone {
+fn time_zone(table: &mut Table, last_ping: Option<&[Stored]>, format: Format, notes: &mut Notes) -> Zone {
     let read = table.get(notes, "time_zone", |value| {
         let zone = zone::zone(value)?;
         match format {
-            _ if last_ping == Some(&LastPing::Score) => Err(Mistake::new("a score is a number and has no zone")
+            _ if is_number(last_ping) => Err(Mistake::new("a score is a number and has no zone")
                 .hint("leave it out: numbers count from 1970 (.NET ticks from the year 1) in UTC")),
             Format::Auto | Format::Fixed(Unit::Iso8601) => Ok(zone),
             Format::Fixed(Unit::DotnetTicks) => Err(Mistake::new("dotnet-ticks are read as UTC, and no zone applies")
@@ -211,16 +224,6 @@ fn time_zone(table: &mut Table, last_ping: Option<&LastPing>, format: Format, no
         }
     });
     read.map(|read| read.value).unwrap_or_default()
-}
-
-/// What templates may name. How entries are stored stands there only where it is beyond doubt.
-fn scope<'c>(container: Option<&'c Container>, last_ping: Option<&LastPing>) -> Scope<'c> {
-    let layout = container.and_then(|container| match container.kind() {
-        Kind::Zset => Some(Layout::Zset),
-        Kind::Hash => Some(Layout::Hash),
-        Kind::Keys => last_ping.map(|last_ping| last_ping.layout(Kind::Keys)),
-    });
-    Scope { layout, captures: container.map(Container::captures).unwrap_or_default() }
 }
 
 fn group(table: &mut Table, scope: &Scope<'_>, notes: &mut Notes) -> Option<Template> {
@@ -241,6 +244,7 @@ fn group(table: &mut Table, scope: &Scope<'_>, notes: &mut Notes) -> Option<Temp
 fn companions(
     table: &mut Table,
     container: Option<&Container>,
+    id: Option<&Pattern>,
     scope: &Scope<'_>,
     ignore: &[Pattern],
     notes: &mut Notes,
@@ -250,7 +254,7 @@ fn companions(
         let action = Action::parse(text, scope, trusted)?;
         // Where names are in doubt, so is what the key can become.
         if let (Some(container), Some(_)) = (container, scope.layout) {
-            container.check_companion(&action, ignore)?;
+            container.check_companion(&action.spelling_out(id), ignore)?;
         }
         Ok(action)
     });

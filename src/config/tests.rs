@@ -9,7 +9,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::language::notify::{Payload, Target};
-use crate::language::source::LastPing;
+use crate::language::template::Ref;
+use crate::language::value::Value as Stored;
 use crate::store::connect::{Endpoint, Password};
 
 const GOLDEN: &str = "src/config/wrong_configurations.txt";
@@ -61,7 +62,7 @@ fn the_smallest_file_gets_every_default() {
     assert_eq!(hub.timing.threshold, Duration::from_secs(300));
     assert_eq!(hub.timing.heartbeat_interval, Duration::from_secs(30));
     assert_eq!(hub.guard, policy::guard::Settings::default());
-    assert_eq!(hub.source.last_ping, LastPing::Score);
+    assert_eq!(hub.source.last_ping, [Stored::Own(Ref::Score)]);
     assert_eq!(hub.source.container.describe(), "zset presence:online");
     assert!(!hub.dry_run && hub.source.deadline.is_zero() && config.warnings.is_empty());
 }
@@ -103,7 +104,7 @@ companions = ["SREM chats:{{{room}}}:conns {id}", "UNLINK chats:conn:{id}"]
     ));
     assert_eq!(config.warnings, []);
     let [signalr, conns, rooms, _, tagged] = config.sources.as_slice() else { panic!("five sources") };
-    assert!(matches!(&signalr.source.last_ping, LastPing::Value(parts) if parts.len() == 2));
+    assert_eq!(signalr.source.last_ping.len(), 2);
     assert_eq!(conns.source.companions[1].key.len(), 2);
     assert_eq!((conns.guard.max_evict_rate, conns.guard.silence_release), (None, None));
     assert_eq!(conns.guard.reconnect_grace, signalr.guard.reconnect_grace);
@@ -226,7 +227,7 @@ fn a_source_by_flags_takes_the_place_of_those_in_the_file() {
     assert_eq!((config.server.listen, config.redis.db), (vec![], 3));
     let [cli] = config.sources.as_slice() else { panic!("one source") };
     assert_eq!((&*cli.source.name, cli.timing.threshold), ("cli", Duration::from_secs(60)));
-    assert_eq!(cli.source.last_ping, LastPing::Fields(vec![b"seen".as_slice().into()]));
+    assert_eq!(cli.source.last_ping, [Stored::Own(Ref::Field(b"seen".as_slice().into()))]);
 }
 
 #[test]
@@ -596,7 +597,7 @@ fn collect(named: &mut BTreeSet<(String, String)>, path: &str, entries: &[Entry]
         let below = if path.is_empty() { entry.key.clone() } else { format!("{path}.{}", entry.key) };
         match &entry.node.value {
             // The members of a payload are named by whoever reads it.
-            Value::Table(_) if below == "source.notify.payload" => {}
+            Value::Table(_) if below == "source.notify.payload" || below == "source.let" => {}
             Value::Table(entries) => collect(named, &below, entries),
             Value::List(nodes) => nodes.iter().for_each(|node| {
                 if let Value::Table(entries) = &node.value {

@@ -1,5 +1,6 @@
 //! What goes with an entry: `SREM user:{json:/UserId}:connections {id}`.
 
+use super::pattern::Pattern;
 use super::template::{Layout, Ref, Scope, Template};
 use super::{Mistake, nearest, shown, words};
 
@@ -95,13 +96,21 @@ impl Action {
         let mut key = templates?;
         let args = key.split_off(if verb == Verb::Unlink { key.len() } else { 1 });
         for (template, word) in key.iter().zip(rest) {
-            check_key("the companion key", template, word)?;
+            check_key("the companion key", template, word, scope)?;
             // An unknown layout resolves names to stand-ins, which say nothing.
             if verb == Verb::Unlink && !trusted && scope.layout.is_some() {
                 check_unlink(template, word, scope)?;
             }
         }
         Ok(Self { verb, key, args, text: text.to_owned() })
+    }
+
+    /// The same, its keys with the `id` pattern in place of a member: a member that is none of an entry takes part in
+    /// nothing.
+    #[must_use]
+    pub fn spelling_out(&self, id: Option<&Pattern>) -> Self {
+        let Some(id) = id else { return self.clone() };
+        Self { key: self.key.iter().map(|key| key.spelling_out(id)).collect(), ..self.clone() }
     }
 
     /// All templates, keys first.
@@ -111,7 +120,7 @@ impl Action {
 }
 
 /// What holds for every key that an eviction writes beside the entry's own; `of` names it in messages.
-pub(super) fn check_key(of: &str, key: &Template, word: &[u8]) -> Result<(), Mistake> {
+pub(super) fn check_key(of: &str, key: &Template, word: &[u8], scope: &Scope<'_>) -> Result<(), Mistake> {
     let word = shown(word);
     let prefix = key.literal_prefix();
     let open = key.refs().next().is_some();
@@ -122,7 +131,7 @@ pub(super) fn check_key(of: &str, key: &Template, word: &[u8]) -> Result<(), Mis
         return Err(Mistake::new(format!("{of} `{word}` can stand under `presence-reaper:`, which is our own"))
             .hint("let the key's literal beginning lead elsewhere"));
     }
-    if open && prefix.len() < MIN_LITERAL {
+    if open && prefix.len() < MIN_LITERAL && !scope.anchored {
         let what = format!("{of} `{word}` has fewer than {MIN_LITERAL} literal bytes before its first variable");
         return Err(Mistake::new(what).hint("begin it with the text that all such keys share, as in `user:{id}`"));
     }
@@ -132,12 +141,12 @@ pub(super) fn check_key(of: &str, key: &Template, word: &[u8]) -> Result<(), Mis
 /// What a client wrote must not steer an `UNLINK` to somebody else's key.
 fn check_unlink(key: &Template, word: &[u8], scope: &Scope<'_>) -> Result<(), Mistake> {
     // The key of a container is shared by its entries.
-    let contained = matches!(scope.layout, Some(Layout::Zset | Layout::Hash));
+    let contained = !scope.layout.is_some_and(Layout::is_of_keys);
     let own = key.refs().any(|name| match name {
         Ref::Id | Ref::Member => true,
         Ref::Key => !contained,
         Ref::Capture(index) => scope.captures.get(*index).is_some_and(|name| name == "id"),
-        Ref::Value | Ref::Score | Ref::Json(_) | Ref::Field(_) => false,
+        Ref::Value | Ref::Score | Ref::Json(_) | Ref::Field(_) | Ref::Let(_) => false,
     });
     if own {
         return Ok(());
@@ -154,7 +163,7 @@ mod tests {
 
     fn parse(text: &str, trusted: bool) -> Result<Action, Mistake> {
         let captures = ["tenant".to_owned(), "id".to_owned()];
-        Action::parse(text, &Scope { layout: Some(Layout::Strings), captures: &captures }, trusted)
+        Action::parse(text, &Scope { layout: Some(Layout::Strings), captures: &captures, ..Scope::default() }, trusted)
     }
 
     #[track_caller]
@@ -225,7 +234,7 @@ mod tests {
     #[test]
     fn the_key_of_a_container_is_nobodys_own_name() {
         let captures = ["room".to_owned()];
-        let scope = Scope { layout: Some(Layout::Zset), captures: &captures };
+        let scope = Scope { layout: Some(Layout::Zset), captures: &captures, ..Scope::default() };
         let what = |text| Action::parse(text, &scope, false).map(|_| ()).unwrap_err().what;
         for shared in ["UNLINK meta:{key}", "UNLINK meta:{room}"] {
             let said =

@@ -1,8 +1,8 @@
 //! What may hold of an entry or not: `exists job:{id}`, `not hget conn:{id} state eq away`.
 
 use super::action::OWN_PREFIX;
-use super::template::{Pointer, Ref, Scope, Template};
-use super::value::Value;
+use super::template::{Ref, Scope, Template};
+use super::value::{Place, Value};
 use super::{Mistake, nearest, shown, words};
 
 /// A question about an entry that is answered by yes or no.
@@ -40,39 +40,9 @@ pub enum Test {
     /// `VALUE eq TEXT`, and with the answer turned round `VALUE ne TEXT`. An absent value equals nothing.
     Equals {
         /// What is compared.
-        value: Compared,
+        value: Value,
         /// With what; a score as the number that it is.
         text: Template,
-    },
-}
-
-/// A value that is compared: the entry's own, or what stands elsewhere.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Compared {
-    /// The entry's own.
-    Own(Ref),
-    /// `get KEY`, whole or read as JSON.
-    Text {
-        /// The string.
-        key: Template,
-        /// The part of it.
-        part: Option<Pointer>,
-    },
-    /// `hget KEY FIELD`, whole or read as JSON.
-    Field {
-        /// The hash.
-        key: Template,
-        /// Its field.
-        field: Template,
-        /// The part of that.
-        part: Option<Pointer>,
-    },
-    /// `zscore KEY MEMBER`
-    Score {
-        /// The sorted set.
-        key: Template,
-        /// Its member.
-        member: Template,
     },
 }
 
@@ -122,30 +92,18 @@ impl Condition {
         match &self.test {
             Test::Exists(key) | Test::IsMember { key, .. } | Test::HasField { key, .. } => std::slice::from_ref(key),
             Test::Disjoint(keys) => keys,
-            Test::Equals { value, .. } => match value {
-                Compared::Own(_) => &[],
-                Compared::Text { key, .. } | Compared::Field { key, .. } | Compared::Score { key, .. } => {
-                    std::slice::from_ref(key)
-                }
-            },
+            Test::Equals { value, .. } => value.key().map(std::slice::from_ref).unwrap_or_default(),
         }
     }
 
     /// The values of the entry that it names.
     pub fn refs(&self) -> impl Iterator<Item = &Ref> {
-        let (own, more): (Option<&Ref>, [Option<&Template>; 2]) = match &self.test {
-            Test::Exists(_) | Test::Disjoint(_) => (None, [None, None]),
-            Test::IsMember { member, .. } => (None, [Some(member), None]),
-            Test::HasField { field, .. } => (None, [Some(field), None]),
-            Test::Equals { value, text } => match value {
-                Compared::Own(own) => (Some(own), [Some(text), None]),
-                Compared::Text { .. } => (None, [Some(text), None]),
-                Compared::Field { field: part, .. } | Compared::Score { member: part, .. } => {
-                    (None, [Some(text), Some(part)])
-                }
-            },
+        let (keys, value, part): (&[Template], Option<&Value>, Option<&Template>) = match &self.test {
+            Test::Exists(_) | Test::Disjoint(_) => (self.keys(), None, None),
+            Test::IsMember { member: part, .. } | Test::HasField { field: part, .. } => (self.keys(), None, Some(part)),
+            Test::Equals { value, text } => (&[], Some(value), Some(text)),
         };
-        own.into_iter().chain(self.keys().iter().chain(more.into_iter().flatten()).flat_map(Template::refs))
+        value.into_iter().flat_map(Value::refs).chain(keys.iter().chain(part).flat_map(Template::refs))
     }
 }
 
@@ -177,31 +135,25 @@ impl Reader<'_> {
     }
 
     /// The value behind its first word.
-    fn value(&self, rest: &[Vec<u8>]) -> Result<Compared, Mistake> {
-        Ok(match (self.name, rest) {
-            ("get", [key]) => Compared::Text { key: self.key(key)?, part: None },
-            ("get", [key, json, part]) if is(json, "json") => {
-                Compared::Text { key: self.key(key)?, part: Some(Pointer::parse(part)?) }
-            }
-            ("hget", [key, field]) => Compared::Field { key: self.key(key)?, field: self.template(field)?, part: None },
-            ("hget", [key, field, json, part]) if is(json, "json") => {
-                let part = Some(Pointer::parse(part)?);
-                Compared::Field { key: self.key(key)?, field: self.template(field)?, part }
-            }
-            ("zscore", [key, member]) => Compared::Score { key: self.key(key)?, member: self.template(member)? },
-            ("get" | "hget" | "zscore", _) => return Err(self.wrong_count()),
-            _ => match Value::of(self.name.as_bytes(), rest, self.text) {
-                Ok(value) => Compared::Own(self.scope.own(value, self.name)?),
-                Err(mistake) if mistake.what.starts_with("wrong number of words") => return Err(self.wrong_count()),
-                Err(mistake) => return Err(mistake),
-            },
-        })
+    fn value(&self, rest: &[Vec<u8>]) -> Result<Value, Mistake> {
+        let words = [&[self.name.as_bytes().to_vec()], rest].concat();
+        let value = Value::of(&words, self.text, self.scope).map_err(|mistake| {
+            if mistake.what.starts_with("wrong number of words") { self.wrong_count() } else { mistake }
+        })?;
+        if let Value::Lookup(lookup) = &value {
+            self.check_key(lookup.place.key())?;
+        }
+        Ok(value)
     }
 
     /// A score is a number, so that what it is compared with has to be one too.
-    fn compared_with(&self, value: &Compared, word: &[u8]) -> Result<Template, Mistake> {
+    fn compared_with(&self, value: &Value, word: &[u8]) -> Result<Template, Mistake> {
         let text = self.template(word)?;
-        let of_score = matches!(value, Compared::Score { .. } | Compared::Own(Ref::Score));
+        let of_score = match value {
+            Value::Own(own) => *own == Ref::Score,
+            Value::Lookup(lookup) => matches!(lookup.place, Place::Score { .. }),
+            Value::Idle | Value::Unchanged => false,
+        };
         let is_literal = text.refs().next().is_none();
         if of_score && is_literal && number(text.literal_prefix()).is_none() {
             return Err(Mistake::new(format!("a score is a number, and `{}` is none", shown(word)))
@@ -212,18 +164,23 @@ impl Reader<'_> {
 
     fn key(&self, word: &[u8]) -> Result<Template, Mistake> {
         let key = self.template(word)?;
+        self.check_key(&key)?;
+        Ok(key)
+    }
+
+    fn check_key(&self, key: &Template) -> Result<(), Mistake> {
         let is_literal = key.refs().next().is_none();
         if key.literal_prefix().starts_with(OWN_PREFIX) {
             return Err(Mistake::new(format!(
-                "the key `{}` stands under `presence-reaper:`, which is our own",
-                shown(word)
+                "the key of `{}` stands under `presence-reaper:`, which is our own",
+                shown(self.text.as_bytes())
             ))
-            .hint("what protects an entry is what a hub or a worker wrote"));
+            .hint("what is asked about is what a hub or a worker wrote"));
         }
         if is_literal && key.literal_prefix().is_empty() {
             return Err(Mistake::new("the key of a condition is empty").hint(format!("write {}", self.usage)));
         }
-        Ok(key)
+        Ok(())
     }
 
     fn template(&self, word: &[u8]) -> Result<Template, Mistake> {
@@ -267,7 +224,8 @@ fn unknown(name: &str) -> Mistake {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::template::Layout;
+    use super::super::template::{Layout, Pointer};
+    use super::super::value::Lookup;
     use super::*;
 
     const CAPTURES: [&str; 2] = ["tenant", "id"];
@@ -275,14 +233,17 @@ mod tests {
     fn parse(layout: Option<Layout>, text: &str) -> Result<Condition, Mistake> {
         let keys = matches!(layout, Some(Layout::Strings | Layout::Hashes));
         let captures: Vec<String> = CAPTURES.iter().filter(|_| keys).map(|name| (*name).to_owned()).collect();
-        Condition::parse(text, &Scope { layout, captures: &captures })
+        Condition::parse(text, &Scope { layout, captures: &captures, ..Scope::default() })
     }
 
     fn template(layout: Layout, text: &str) -> Template {
         let captures = CAPTURES.map(str::to_owned);
         let keys = matches!(layout, Layout::Strings | Layout::Hashes);
-        Template::parse(text.as_bytes(), &Scope { layout: Some(layout), captures: if keys { &captures } else { &[] } })
-            .unwrap()
+        Template::parse(
+            text.as_bytes(),
+            &Scope { layout: Some(layout), captures: if keys { &captures } else { &[] }, ..Scope::default() },
+        )
+        .unwrap()
     }
 
     #[track_caller]
@@ -317,27 +278,28 @@ mod tests {
     #[test]
     fn a_value_is_compared_by_eq_or_ne() {
         let strings = |text: &str| template(Layout::Strings, text);
-        let equals = |value: Compared, text: &str| Test::Equals { value, text: strings(text) };
+        let equals = |value: Value, text: &str| Test::Equals { value, text: strings(text) };
         let pointer = |text: &str| Some(Pointer::parse(text.as_bytes()).unwrap());
-        let own = |own| equals(Compared::Own(own), "busy");
+        let own = |own| equals(Value::Own(own), "busy");
+        let lookup = |place, part| Value::Lookup(Lookup { place, part });
         check(Layout::Strings, "value eq busy", false, &own(Ref::Value));
         check(Layout::Strings, "value NE busy", true, &own(Ref::Value));
         check(Layout::Strings, "not value ne busy", false, &own(Ref::Value));
         check(Layout::Strings, "json /a/b ne busy", true, &own(Ref::Json(pointer("/a/b").unwrap())));
-        let get = |key: &str, part| Compared::Text { key: strings(key), part };
+        let get = |key: &str, part| lookup(Place::Text(strings(key)), part);
         check(Layout::Strings, "get state:{id} eq {tenant}", false, &equals(get("state:{id}", None), "{tenant}"));
         check(Layout::Strings, "get json eq \"\"", false, &equals(get("json", None), ""));
         check(Layout::Strings, "get k JSON /p eq eq", false, &equals(get("k", pointer("/p")), "eq"));
-        let hget = |field: &str, part| Compared::Field { key: strings("h"), field: strings(field), part };
+        let hget = |field: &str, part| lookup(Place::Field { key: strings("h"), field: strings(field) }, part);
         check(Layout::Strings, "hget h {id} ne ne", true, &equals(hget("{id}", None), "ne"));
         check(Layout::Strings, "hget h json json /p eq 1", false, &equals(hget("json", pointer("/p")), "1"));
-        let score = Compared::Score { key: strings("z"), member: strings("{id}") };
+        let score = lookup(Place::Score { key: strings("z"), member: strings("{id}") }, None);
         check(Layout::Strings, "zscore z {id} eq 1.5e3", false, &equals(score, "1.5e3"));
         let text = template(Layout::Hashes, "away");
-        let value = Compared::Own(Ref::Field(b"state".as_slice().into()));
+        let value = Value::Own(Ref::Field(b"state".as_slice().into()));
         check(Layout::Hashes, "field state eq away", false, &Test::Equals { value, text });
         let text = template(Layout::Zset, "{value}");
-        check(Layout::Zset, "score eq {value}", false, &Test::Equals { value: Compared::Own(Ref::Score), text });
+        check(Layout::Zset, "score eq {value}", false, &Test::Equals { value: Value::Own(Ref::Score), text });
     }
 
     #[test]
@@ -394,12 +356,12 @@ mod tests {
         let known = "there are `{tenant}`, `{key}`, `{id}`, `{field:NAME}`; a literal brace is written `{{`";
         refused(Layout::Hashes, "value eq x", "`value` means nothing for keys that hold a hash each", known);
         refused(Layout::Hashes, "score eq 1", "`score` means nothing for keys that hold a hash each", known);
-        let own = "what protects an entry is what a hub or a worker wrote";
+        let own = "what is asked about is what a hub or a worker wrote";
         for key in ["presence-reaper:x", "presence-reaper:{id}"] {
-            let what = format!("the key `{key}` stands under `presence-reaper:`, which is our own");
-            refused(Layout::Hashes, &format!("exists {key}"), &what, own);
-            refused(Layout::Hashes, &format!("disjoint a {key}"), &what, own);
-            refused(Layout::Hashes, &format!("hget {key} f eq x"), &what, own);
+            for text in [format!("exists {key}"), format!("disjoint a {key}"), format!("hget {key} f eq x")] {
+                let what = format!("the key of `{text}` stands under `presence-reaper:`, which is our own");
+                refused(Layout::Hashes, &text, &what, own);
+            }
         }
         refused(Layout::Hashes, r#"exists """#, "the key of a condition is empty", "write exists KEY");
         let score = |text: &str| format!("a score is a number, and `{text}` is none");
@@ -446,7 +408,9 @@ mod tests {
                 format!("\"{escaped}\"")
             };
             let condition = parse(Some(Layout::Zset), &format!("get {} eq {}", word(&key), word(&text))).unwrap();
-            let Test::Equals { value: Compared::Text { key: read, part: None }, text: with } = condition.test else {
+            let Test::Equals { value: Value::Lookup(Lookup { place: Place::Text(read), part: None }), text: with } =
+                condition.test
+            else {
                 return Err(TestCaseError::fail("another test"));
             };
             prop_assert_eq!((read.fill(|_| None), with.fill(|_| None)), (Some(key), Some(text)));

@@ -181,7 +181,7 @@ impl Target {
     ) -> Result<Self, Mistake> {
         let word = words::one(text, "the stream key")?;
         let key = names.template(&word)?;
-        check_key("the stream key", &key, &word)?;
+        check_key("the stream key", &key, &word, &names.scope)?;
         // Where names are in doubt, so is what the key can become.
         if let (Some(container), Some(_)) = (container, names.scope.layout) {
             check_beside(container, &key, &word, ignore)?;
@@ -376,7 +376,7 @@ impl Names<'_> {
             "last_ping" => Span::LastPing,
             "at" => Span::Late(Late::At),
             "age_ms" => Span::Late(Late::AgeMs),
-            _ if matches!(self.scope.layout, Some(Layout::Strings | Layout::Hashes)) => {
+            _ if self.scope.layout.is_some_and(Layout::is_of_keys) => {
                 return Err(Mistake::new(
                     "`{remaining}` counts what is left in the container, and here each entry is a key of its own",
                 ));
@@ -418,7 +418,7 @@ mod tests {
 
     fn names_of<R>(layout: Option<Layout>, captures: &[&str], with: impl FnOnce(&Names<'_>) -> R) -> R {
         let captures: Vec<String> = captures.iter().map(|name| (*name).to_owned()).collect();
-        with(&Names { scope: Scope { layout, captures: &captures }, source: "hub" })
+        with(&Names { scope: Scope { layout, captures: &captures, ..Scope::default() }, source: "hub" })
     }
 
     fn parse(layout: Layout, text: &str) -> Result<Text, Mistake> {
@@ -517,7 +517,7 @@ mod tests {
         let container = Container::new(kind, vec![Pattern::parse(container, "the key").unwrap()]).unwrap();
         let ignore: Vec<Pattern> = ignore.iter().map(|text| Pattern::parse(text, "the pattern").unwrap()).collect();
         let layout = if kind == Kind::Keys { Layout::Strings } else { Layout::Zset };
-        let scope = Scope { layout: Some(layout), captures: container.captures() };
+        let scope = Scope { layout: Some(layout), captures: container.captures(), ..Scope::default() };
         let found = Target::stream(key, &Names { scope, source: "hub" }, Some(&container), &ignore);
         let found = found.map(|target| match target {
             Target::Stream { key, .. } => key.literal_prefix().to_vec(),

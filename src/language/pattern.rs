@@ -134,6 +134,14 @@ impl Pattern {
         self.parts.iter().map(length).max().unwrap_or(0)
     }
 
+    /// The same as a stretch of a template: what a member with this shape can be.
+    pub(super) fn as_template(&self) -> impl Iterator<Item = Part> {
+        self.parts.iter().map(|part| match part {
+            Stretch::Literal(bytes) => Part::Literal(bytes.clone()),
+            Stretch::Capture { .. } => Part::Ref(Ref::Id),
+        })
+    }
+
     /// Whether some filling of `template` has this shape. When in doubt, it has.
     pub fn can_match_template(&self, template: &Template) -> bool {
         overlap::overlap(&self.shape(), &shape_of(template))
@@ -337,7 +345,8 @@ mod tests {
     fn overlaps(text: &str, template: &str, can: bool, covered: bool) {
         let pattern = pattern(text);
         let captures = ["id".to_owned()];
-        let scope = Scope { layout: Some(super::super::template::Layout::Strings), captures: &captures };
+        let scope =
+            Scope { layout: Some(super::super::template::Layout::Strings), captures: &captures, ..Scope::default() };
         let template = Template::parse(template.as_bytes(), &scope).unwrap();
         assert_eq!(pattern.can_match_template(&template), can, "{text} can match");
         assert_eq!(pattern.covers_template(&template), covered, "{text} covers");
@@ -346,7 +355,8 @@ mod tests {
     #[test]
     fn a_template_is_caught_by_its_own_text_alone() {
         let captures = ["id".to_owned()];
-        let scope = Scope { layout: Some(super::super::template::Layout::Strings), captures: &captures };
+        let scope =
+            Scope { layout: Some(super::super::template::Layout::Strings), captures: &captures, ..Scope::default() };
         for (text, template, expected) in [
             ("room:{a}:seen", "room:{id}:seen", true),
             ("room:{a}:seen", "room:all:seen", true),
@@ -450,7 +460,7 @@ mod tests {
         ) {
             let pattern = pattern(&text);
             let captures = ["id".to_owned()];
-            let scope = Scope { layout: Some(super::super::template::Layout::Strings), captures: &captures };
+            let scope = Scope { layout: Some(super::super::template::Layout::Strings), captures: &captures, ..Scope::default() };
             let template = Template::parse(template.as_bytes(), &scope).unwrap();
             let filled = template.fill(|name| Some(if *name == Ref::Value { value.as_bytes() } else { id.as_bytes() }.into())).unwrap();
             let matched = pattern.matches(&filled);

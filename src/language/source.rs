@@ -9,10 +9,10 @@ use super::condition::Condition;
 use super::notify::{Notification, Target};
 use super::pattern::Pattern;
 use super::patterns::Patterns;
-use super::template::{Layout, Part, Pointer, Ref, Template};
+use super::template::{Layout, Part, Ref, Template};
 use super::value::Value;
 use super::{Mistake, shown};
-use crate::policy::entry::{Bytes, Timestamp};
+use crate::policy::entry::Timestamp;
 use crate::policy::ping;
 use crate::policy::zone::Zone;
 
@@ -23,8 +23,19 @@ pub struct Source {
     pub name: Arc<str>,
     /// Where the entries are.
     pub container: Container,
-    /// Where an entry's last ping stands.
-    pub last_ping: LastPing,
+    /// How they are stored.
+    pub layout: Layout,
+    /// Splits a member or field; one that does not match is *foreign*.
+    pub id: Option<Pattern>,
+    /// Named values, each of which may use those before it.
+    pub lets: Vec<Let>,
+    /// Where an entry's last ping stands; never empty. The newest of those present counts; one that is present and
+    /// unreadable spoils the entry (E1).
+    pub last_ping: Vec<Value>,
+    /// What the absence of everything that `last_ping` looks up comes to.
+    pub missing: Missing,
+    /// Conditions that all hold of an entry of this source.
+    pub filters: Vec<Condition>,
     /// How the last ping is written.
     pub format: ping::Format,
     /// Where the last ping was written, if it does not say.
@@ -50,42 +61,54 @@ pub enum Container {
     Zset(Patterns),
     /// The fields of the hashes at these keys.
     Hash(Patterns),
+    /// The members of the sets at these keys.
+    Set(Patterns),
     /// The keys that match.
     Keys(Patterns),
 }
 
-/// Where an entry's last ping stands. Of several times the newest present counts; one that is present and unreadable
-/// spoils the entry (E1).
+/// A value with a name: `let.user = "hget conn:{id} user"`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LastPing {
-    /// The score of the member.
-    Score,
-    /// The hash field's or the string key's value: the whole (`None`), or a part of it read as JSON.
-    Value(Vec<Option<Pointer>>),
-    /// Fields of a key that is a hash.
-    Fields(Vec<Bytes>),
+pub struct Let {
+    /// What templates call it.
+    pub name: String,
+    /// Where it stands: the first that is there.
+    pub values: Vec<Value>,
 }
 
-/// Which of the three containers, before its key or pattern is read.
+/// What it comes to that the key which a `last_ping` looks up is not there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Missing {
+    /// Nothing: the entry is counted, and stays.
+    #[default]
+    Skip,
+    /// It is stale once we have seen that for a whole threshold.
+    Stale,
+}
+
+/// Which of the four containers, before its key or pattern is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// `zset = "key"`
     Zset,
     /// `hash = "key"`
     Hash,
+    /// `set = "key"`
+    Set,
     /// `keys = "pattern"`
     Keys,
 }
 
 impl Kind {
     /// All there are.
-    pub const ALL: [Self; 3] = [Self::Zset, Self::Hash, Self::Keys];
+    pub const ALL: [Self; 4] = [Self::Zset, Self::Hash, Self::Set, Self::Keys];
 
     /// The name in the configuration.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Zset => "zset",
             Self::Hash => "hash",
+            Self::Set => "set",
             Self::Keys => "keys",
         }
     }
@@ -95,6 +118,7 @@ impl Kind {
         match self {
             Self::Zset => Some("sorted sets"),
             Self::Hash => Some("hashes"),
+            Self::Set => Some("sets"),
             Self::Keys => None,
         }
     }
@@ -102,16 +126,28 @@ impl Kind {
     /// Whether a command can write to such a container at all: on a key of another type the script leaves everything
     /// whole.
     const fn is_hit_by(self, verb: Verb) -> bool {
-        !matches!((self, verb), (Self::Zset, Verb::Srem | Verb::Hdel) | (Self::Hash, Verb::Srem | Verb::Zrem))
+        !matches!(
+            (self, verb),
+            (Self::Zset, Verb::Srem | Verb::Hdel)
+                | (Self::Hash, Verb::Srem | Verb::Zrem)
+                | (Self::Set, Verb::Zrem | Verb::Hdel)
+        )
     }
 }
 
 // === impl Source ===
 
 impl Source {
-    /// How the entries are stored.
-    pub fn layout(&self) -> Layout {
-        self.last_ping.layout(self.container.kind())
+    /// Whether sorted sets are asked by their index alone. What only each member by itself tells the index can't count,
+    /// and they are read whole.
+    pub fn answers_by_index(&self) -> bool {
+        self.layout == Layout::Zset
+            && self.last_ping == [Value::Own(Ref::Score)]
+            && self.ignore.is_empty()
+            && self.id.is_none()
+            && self.filters.is_empty()
+            && self.group.is_none()
+            && !self.unless.iter().flat_map(Condition::refs).any(|name| matches!(name, Ref::Let(_)))
     }
 
     /// Whether a notification waits in an outbox until it is delivered.
@@ -119,10 +155,43 @@ impl Source {
         self.notify.iter().any(|notification| matches!(notification.target, Target::Webhook { outbox: true, .. }))
     }
 
-    /// Whether sorted sets are asked by their index alone. With members to ignore, or of groups, it can't count, and they
-    /// are read whole.
-    pub fn answers_by_index(&self) -> bool {
-        self.layout() == Layout::Zset && self.ignore.is_empty() && self.group.is_none()
+    /// Whether what is read of an entry is all that it takes to judge it, whichever it is: of most sources, for most
+    /// entries nothing else is done.
+    pub fn judges_alone(&self) -> bool {
+        let own = |value: &Value| match value {
+            Value::Own(name) => self.layout != Layout::Zset || *name == Ref::Score,
+            Value::Idle | Value::Unchanged | Value::Lookup(_) => false,
+        };
+        self.last_ping.iter().all(own)
+            && self.id.is_none()
+            && self.group.is_none()
+            && self.unless.is_empty()
+            && !self.asks_first()
+    }
+
+    /// Whether something may have to be asked of Redis before an entry can be judged.
+    pub fn asks_first(&self) -> bool {
+        let elsewhere = |value: &Value| matches!(value, Value::Lookup(_));
+        self.last_ping.iter().any(elsewhere) || !self.filters.is_empty() || !self.lets.is_empty()
+    }
+
+    /// Whether a member or field has the shape of an entry's; one that does not is foreign.
+    pub fn admits(&self, member: &[u8]) -> bool {
+        self.id.as_ref().is_none_or(|id| id.matches(member))
+    }
+
+    /// Whether an absence may make an entry stale: then it has to be looked at every heartbeat.
+    pub fn judges_by_absence(&self) -> bool {
+        self.missing == Missing::Stale
+    }
+
+    /// What tells one entry of the source from another. A key that names none of it is shared by all that name it.
+    pub fn is_of_one_entry(&self, name: &Ref) -> bool {
+        match name {
+            Ref::Key => self.layout.is_of_keys(),
+            Ref::Capture(at) => self.layout.is_of_keys() || *at >= self.container.captures().len(),
+            Ref::Member | Ref::Id | Ref::Value | Ref::Score | Ref::Json(_) | Ref::Field(_) | Ref::Let(_) => true,
+        }
     }
 
     /// What its times are read against at `now`.
@@ -145,7 +214,7 @@ impl Source {
 // === impl Container ===
 
 impl Container {
-    /// Reads the key or pattern of sorted sets or hashes, or the pattern of the keys.
+    /// Reads the key or pattern of sorted sets, hashes or sets, or the pattern of the keys.
     ///
     /// # Errors
     /// It is no pattern, or one that reaches too far or nowhere.
@@ -155,14 +224,15 @@ impl Container {
             return Err(Mistake::new("keys under `presence-reaper:` are our own, and hold no entries"));
         }
         match (kind, pattern.literal()) {
-            (Kind::Zset | Kind::Hash, Some(_)) => Ok(pattern),
+            (Kind::Zset | Kind::Hash | Kind::Set, Some(_)) => Ok(pattern),
             _ if pattern.longest_literal() < MIN_LITERAL => Err(Mistake::new(format!(
                 "the pattern has no {MIN_LITERAL} literal bytes in a row: it would match half the database"
             ))
             .hint("name what all such keys share, as in `conn:{id}`")),
-            (Kind::Zset | Kind::Hash, None) if pattern.names().iter().any(|name| name == "id") => {
+            (Kind::Zset | Kind::Hash | Kind::Set, None) if pattern.names().iter().any(|name| name == "id") => {
                 let (one, instead) = match kind {
                     Kind::Zset => ("a sorted set", "name it after what such a key is of, as in `room:{room}:seen`"),
+                    Kind::Set => ("a set", "name it after what such a key is of, as in `room:{room}:members`"),
                     _ => (
                         "a hash",
                         "where each client has a hash of its own write `keys` instead of `hash`; else name it after what \
@@ -178,7 +248,7 @@ impl Container {
                     mistake.hint("`*` stands for itself here: write a capture in its place, as in `conn:{id}`")
                 } else {
                     mistake.hint(
-                        "put a capture where the keys differ, as in `conn:{id}`; one container is a `zset` or a `hash`",
+                        "put a capture where the keys differ, as in `conn:{id}`; one container is a `zset`, a `hash` or a `set`",
                     )
                 })
             }
@@ -195,15 +265,17 @@ impl Container {
         Ok(match kind {
             Kind::Zset => Self::Zset(patterns),
             Kind::Hash => Self::Hash(patterns),
+            Kind::Set => Self::Set(patterns),
             Kind::Keys => Self::Keys(patterns),
         })
     }
 
-    /// Which of the three it is.
+    /// Which of the four it is.
     pub const fn kind(&self) -> Kind {
         match self {
             Self::Zset(_) => Kind::Zset,
             Self::Hash(_) => Kind::Hash,
+            Self::Set(_) => Kind::Set,
             Self::Keys(_) => Kind::Keys,
         }
     }
@@ -211,7 +283,7 @@ impl Container {
     /// The keys and patterns.
     pub const fn patterns(&self) -> &Patterns {
         match self {
-            Self::Zset(patterns) | Self::Hash(patterns) | Self::Keys(patterns) => patterns,
+            Self::Zset(patterns) | Self::Hash(patterns) | Self::Set(patterns) | Self::Keys(patterns) => patterns,
         }
     }
 
@@ -281,7 +353,7 @@ impl Container {
         let pairs = action.key.iter().flat_map(|key| self.patterns().iter().map(move |own| (key, own)));
         pairs.into_iter().try_for_each(|(key, own)| match (self.kind(), own.literal()) {
             (Kind::Keys, _) => check_beside_keys(own, key, action, ignore),
-            (Kind::Zset | Kind::Hash, Some(own)) => check_beside_container(&own, key, action, ignore),
+            (_, Some(own)) => check_beside_container(&own, key, action, ignore),
             (kind, None) => check_beside_containers(kind, own, key, action),
         })
     }
@@ -368,59 +440,51 @@ fn steered(own: &[u8], text: &str) -> Mistake {
         .hint("only a key whose literal text differs from the source's is safe")
 }
 
-// === impl LastPing ===
+// === impl Kind ===
 
-impl LastPing {
-    /// What holds when the configuration names none.
-    pub fn default_of(kind: Kind) -> Self {
-        match kind {
-            Kind::Zset => Self::Score,
-            Kind::Hash | Kind::Keys => Self::Value(vec![None]),
+impl Kind {
+    /// Where a last ping stands when the configuration does not say; nowhere in a set.
+    pub fn usual_last_ping(self) -> Option<Vec<Value>> {
+        match self {
+            Self::Zset => Some(vec![Value::Own(Ref::Score)]),
+            Self::Hash | Self::Keys => Some(vec![Value::Own(Ref::Value)]),
+            Self::Set => None,
         }
     }
 
-    /// Brings the values of a source together.
-    pub fn of(kind: Kind, values: Vec<Value>) -> Result<Self, Mistake> {
-        let (mut parts, mut fields, mut scores) = (Vec::new(), Vec::new(), 0);
-        for value in values {
-            match value {
-                Value::Score => scores += 1,
-                Value::Whole => parts.push(None),
-                Value::Json(pointer) => parts.push(Some(pointer)),
-                Value::Field(field) => fields.push(field),
-            }
-        }
-        match (kind, parts.is_empty(), fields.is_empty()) {
-            (_, true, true) if scores == 0 => {
-                Err(Mistake::new("the list is empty").hint("leave the key out for the default"))
-            }
-            (Kind::Zset, true, true) => Ok(Self::Score),
-            (Kind::Zset, _, _) => {
-                Err(Mistake::new("the last ping of a sorted set's member is its `score` in this version"))
-            }
-            _ if scores > 0 => Err(Mistake::new(format!(
-                "only members of a sorted set have a `score`, and this is `{}`",
-                kind.as_str()
-            ))),
-            (Kind::Hash, _, false) => Err(Mistake::new("a field of a hash has no fields of its own")
-                .hint("write `value` or `json /pointer`; for one hash per entry write `keys` instead of `hash`")),
-            (Kind::Keys, false, false) => {
-                Err(Mistake::new("`field` needs keys that hold a hash, `value` and `json` keys that hold a string")
-                    .hint("keep to one kind; two sources can read the two kinds of key"))
-            }
-            (_, false, true) => Ok(Self::Value(parts)),
-            (Kind::Keys, true, false) => Ok(Self::Fields(fields)),
-            (Kind::Hash | Kind::Keys, true, true) => Err(Mistake::new("the list is empty")),
+    /// How entries are stored: of keys what is read of them tells, and `None` where they may hold anything.
+    pub fn layout(self, own: Option<Layout>) -> Layout {
+        match self {
+            Self::Zset => Layout::Zset,
+            Self::Hash => Layout::Hash,
+            Self::Set => Layout::Set,
+            Self::Keys => own.unwrap_or(Layout::Keys),
         }
     }
+}
 
-    /// How entries with such a last ping are stored.
-    pub fn layout(&self, kind: Kind) -> Layout {
-        match (kind, self) {
-            (Kind::Zset, _) => Layout::Zset,
-            (Kind::Hash, _) => Layout::Hash,
-            (Kind::Keys, Self::Fields(_)) => Layout::Hashes,
-            (Kind::Keys, _) => Layout::Strings,
+#[cfg(test)]
+impl Source {
+    /// A source with nothing but a container.
+    pub(crate) fn plain(container: Container) -> Self {
+        let kind = container.kind();
+        Self {
+            name: "hub".into(),
+            container,
+            layout: kind.layout(Some(Layout::Strings)),
+            id: None,
+            lets: Vec::new(),
+            last_ping: kind.usual_last_ping().unwrap_or_default(),
+            missing: Missing::Skip,
+            filters: Vec::new(),
+            format: ping::Format::Auto,
+            time_zone: Zone::default(),
+            deadline: Duration::ZERO,
+            ignore: Vec::new(),
+            group: None,
+            unless: Vec::new(),
+            companions: Vec::new(),
+            notify: Vec::new(),
         }
     }
 }
@@ -438,8 +502,8 @@ mod tests {
     #[track_caller]
     fn check(kind: Kind, text: &str, ignore: &[&str], companion: &str, allowed: bool) {
         let container = container(kind, &[text]);
-        let layout = LastPing::default_of(kind).layout(kind);
-        let scope = Scope { layout: Some(layout), captures: container.captures() };
+        let layout = kind.layout(Some(Layout::Strings));
+        let scope = Scope { layout: Some(layout), captures: container.captures(), ..Scope::default() };
         let action = Action::parse(companion, &scope, true).unwrap();
         let ignore: Vec<Pattern> = ignore.iter().map(|text| Pattern::parse(text, "the pattern").unwrap()).collect();
         let answer = container.check_companion(&action, &ignore);
@@ -505,7 +569,7 @@ mod tests {
     #[test]
     fn every_key_of_a_list_is_kept_clear_of_companions() {
         let container = container(Kind::Zset, &["lobby:seen", "room:{_}:seen"]);
-        let scope = Scope { layout: Some(Layout::Zset), captures: container.captures() };
+        let scope = Scope { layout: Some(Layout::Zset), captures: container.captures(), ..Scope::default() };
         for (companion, allowed) in
             [("ZREM lobby:seen {id}", false), ("ZREM room:1:seen {id}", false), ("ZREM lobby:joined {id}", true)]
         {

@@ -2,9 +2,8 @@
 
 use std::borrow::Cow;
 
-use super::pattern::escaped;
+use super::pattern::{Pattern, escaped};
 pub use super::pointer::Pointer;
-use super::value::Value;
 use super::words::hex;
 use super::{Mistake, nearest, shown};
 use crate::policy::entry::Bytes;
@@ -40,8 +39,10 @@ pub enum Ref {
     Json(Pointer),
     /// A field of a key that is a hash.
     Field(Bytes),
-    /// What the key pattern captured, counted from 0.
+    /// What the key pattern captured, or behind its captures the `id` pattern, counted from 0.
     Capture(usize),
+    /// A `let` of the source, counted from 0.
+    Let(usize),
 }
 
 /// How the entries of a source are stored; it decides which values a template may name.
@@ -51,20 +52,28 @@ pub enum Layout {
     Zset,
     /// Fields of a hash.
     Hash,
+    /// Members of a set.
+    Set,
     /// Keys that hold a string.
     Strings,
     /// Keys that hold a hash each.
     Hashes,
+    /// Keys that may hold anything: nothing of their own is read.
+    Keys,
 }
 
 /// Which names a template may use.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Scope<'s> {
     /// How entries are stored; `None` where that is itself in doubt, and then every name passes: one mistake is not
     /// reported twice.
     pub layout: Option<Layout>,
-    /// The captures of the key pattern, in order.
+    /// The captures of the key pattern and behind them those of `id`, in order.
     pub captures: &'s [String],
+    /// The names of the source's `let`s, in order.
+    pub lets: &'s [String],
+    /// The `id` pattern spells out a part of every member, which can then name no key but its own.
+    pub anchored: bool,
 }
 
 impl Template {
@@ -155,6 +164,14 @@ impl Template {
         Some(pattern)
     }
 
+    /// The same with the `id` pattern in place of the member that it splits.
+    pub fn spelling_out(&self, id: &Pattern) -> Self {
+        Self::of(self.parts.iter().flat_map(|part| match part {
+            Part::Ref(Ref::Member) => id.as_template().collect(),
+            part => vec![part.clone()],
+        }))
+    }
+
     pub(super) fn parts(&self) -> &[Part] {
         &self.parts
     }
@@ -197,15 +214,11 @@ impl Scope<'_> {
     }
 
     /// A value that is named outside braces, by `word`: `score`, `json /pointer`.
-    pub(super) fn own(&self, value: Value, word: &str) -> Result<Ref, Mistake> {
-        let name = match value {
-            Value::Score => Ref::Score,
-            Value::Whole => Ref::Value,
-            Value::Json(pointer) => Ref::Json(pointer),
-            Value::Field(field) => Ref::Field(field),
-        };
-        match self.layout {
-            Some(layout) if !layout.has(&name) => Err(self.meaningless(word, layout)),
+    pub(super) fn own(&self, name: Ref, word: &str) -> Result<Ref, Mistake> {
+        match (self.layout, &name) {
+            (Some(Layout::Hash), Ref::Field(_)) => Err(Mistake::new("a field of a hash has no fields of its own")
+                .hint("write `value` or `json /pointer`; for one hash per entry write `keys` instead of `hash`")),
+            (Some(layout), name) if !layout.has(name) => Err(self.meaningless(word, layout)),
             _ => Ok(name),
         }
     }
@@ -217,18 +230,19 @@ impl Scope<'_> {
     /// What `{id}` stands for.
     pub(super) fn id(&self) -> Ref {
         self.captured(b"id").unwrap_or(match self.layout {
-            Some(Layout::Strings | Layout::Hashes) => Ref::Key,
-            Some(Layout::Zset | Layout::Hash) | None => Ref::Id,
+            Some(Layout::Strings | Layout::Hashes | Layout::Keys) => Ref::Key,
+            Some(Layout::Zset | Layout::Hash | Layout::Set) | None => Ref::Id,
         })
     }
 
     pub(super) fn captured(&self, name: &[u8]) -> Option<Ref> {
-        self.captures.iter().position(|capture| capture.as_bytes() == name).map(Ref::Capture)
+        let place = |names: &[String]| names.iter().position(|known| known.as_bytes() == name);
+        place(self.captures).map(Ref::Capture).or_else(|| place(self.lets).map(Ref::Let))
     }
 
     fn unknown(&self, name: &[u8]) -> Mistake {
         let name = shown(name);
-        let mut known: Vec<&str> = self.captures.iter().map(String::as_str).collect();
+        let mut known: Vec<&str> = self.captures.iter().chain(self.lets).map(String::as_str).collect();
         known.extend(["key", "member", "id", "value", "score"]);
         let mistake = Mistake::new(format!("unknown name `{{{name}}}`"));
         match nearest(&name, known) {
@@ -240,13 +254,14 @@ impl Scope<'_> {
     /// The sentence that lists what may be named.
     fn known(&self) -> String {
         let captures =
-            self.captures.iter().filter(|capture| *capture != "id").map(|capture| format!("`{{{capture}}}`"));
+            self.captures.iter().chain(self.lets).filter(|name| *name != "id").map(|name| format!("`{{{name}}}`"));
         let own: &[&str] = match self.layout {
             Some(Layout::Zset) => &["`{key}`", "`{member}`", "`{id}`", "`{value}`", "`{json:/pointer}`", "`{score}`"],
             Some(Layout::Hash) => &["`{key}`", "`{member}`", "`{id}`", "`{value}`", "`{json:/pointer}`"],
+            Some(Layout::Set) => &["`{key}`", "`{member}`", "`{id}`", "`{value}`", "`{json:/pointer}`"],
             Some(Layout::Strings) => &["`{key}`", "`{id}`", "`{value}`", "`{json:/pointer}`"],
             Some(Layout::Hashes) => &["`{key}`", "`{id}`", "`{field:NAME}`"],
-            None => &["`{key}`", "`{id}`"],
+            Some(Layout::Keys) | None => &["`{key}`", "`{id}`"],
         };
         let names: Vec<String> = captures.chain(own.iter().map(|name| (*name).to_owned())).collect();
         format!("there are {}; a literal brace is written `{{{{`", names.join(", "))
@@ -254,11 +269,16 @@ impl Scope<'_> {
 }
 
 impl Layout {
+    /// Whether each entry is a key of its own.
+    pub const fn is_of_keys(self) -> bool {
+        matches!(self, Self::Strings | Self::Hashes | Self::Keys)
+    }
+
     fn has(self, name: &Ref) -> bool {
         match name {
-            Ref::Key | Ref::Id | Ref::Capture(_) => true,
-            Ref::Member => matches!(self, Self::Zset | Self::Hash),
-            Ref::Value | Ref::Json(_) => self != Self::Hashes,
+            Ref::Key | Ref::Id | Ref::Capture(_) | Ref::Let(_) => true,
+            Ref::Member => matches!(self, Self::Zset | Self::Hash | Self::Set),
+            Ref::Value | Ref::Json(_) => !matches!(self, Self::Hashes | Self::Keys),
             Ref::Score => self == Self::Zset,
             Ref::Field(_) => self == Self::Hashes,
         }
@@ -269,8 +289,10 @@ impl Layout {
         match self {
             Self::Zset => "the members of a sorted set",
             Self::Hash => "the fields of a hash",
+            Self::Set => "the members of a set",
             Self::Strings => "keys that hold a string",
             Self::Hashes => "keys that hold a hash each",
+            Self::Keys => "keys of which nothing of their own is read",
         }
     }
 }
@@ -349,7 +371,7 @@ mod tests {
 
     #[track_caller]
     fn parse(layout: Layout, word: &str) -> Result<Template, Mistake> {
-        Template::parse(word.as_bytes(), &Scope { layout: Some(layout), captures: &names() })
+        Template::parse(word.as_bytes(), &Scope { layout: Some(layout), captures: &names(), ..Scope::default() })
     }
 
     /// The template with each value shown by what it resolved to.
@@ -370,9 +392,9 @@ mod tests {
         check(Layout::Strings, "t:{tenant}:{id}", "t:<Capture(0)>:<Capture(1)>");
         check(Layout::Zset, "{key}{member}{score}{value}", "<Key><Member><Score><Value>");
         check(Layout::Hash, "{member}", "<Member>");
-        let none = Scope { layout: Some(Layout::Zset), captures: &[] };
+        let none = Scope { layout: Some(Layout::Zset), ..Scope::default() };
         assert_eq!(Template::parse(b"{id}", &none).unwrap().refs().collect::<Vec<_>>(), [&Ref::Id]);
-        let none = Scope { layout: Some(Layout::Hashes), captures: &[] };
+        let none = Scope { layout: Some(Layout::Hashes), ..Scope::default() };
         assert_eq!(Template::parse(b"{id}", &none).unwrap().refs().collect::<Vec<_>>(), [&Ref::Key]);
         assert_eq!(
             parse(Layout::Strings, "{json:/a%7Cb%7d}").unwrap().refs().collect::<Vec<_>>(),
@@ -419,10 +441,7 @@ mod tests {
         assert_eq!(template.fill(|_| Some(b"".as_slice().into())), Some(b"user::".to_vec()));
         assert_eq!(template.literal_prefix(), b"user:");
         assert_eq!(parse(Layout::Strings, "{id}x").unwrap().literal_prefix(), b"");
-        assert_eq!(
-            Template::parse(b"", &Scope { layout: None, captures: &[] }).unwrap().fill(|_| None),
-            Some(Vec::new())
-        );
+        assert_eq!(Template::parse(b"", &Scope::default()).unwrap().fill(|_| None), Some(Vec::new()));
     }
 
     #[test]
@@ -444,7 +463,7 @@ mod tests {
         #[test]
         fn reading_never_panics(word in prop::collection::vec(any::<u8>(), 0..60), braces in "[{}a-z:/%|._]{0,30}") {
             for layout in [None, Some(Layout::Zset), Some(Layout::Hashes)] {
-                let scope = Scope { layout, captures: &names() };
+                let scope = Scope { layout, captures: &names(), ..Scope::default() };
                 let _ = Template::parse(&word, &scope);
                 let _ = Template::parse(braces.as_bytes(), &scope);
             }
@@ -459,7 +478,7 @@ mod tests {
                     word.push(*byte);
                 }
             }
-            let template = Template::parse(&word, &Scope { layout: None, captures: &[] }).unwrap();
+            let template = Template::parse(&word, &Scope::default()).unwrap();
             prop_assert_eq!(template.fill(|_| None), Some(literal));
         }
     }

@@ -36,6 +36,7 @@ pub(super) struct Source {
     last_sweep: Gauge,
     last_complete_sweep: Gauge,
     entries: Labelled<IntGauge>,
+    foreign: Gauge,
     newest_ping: Gauge,
     oldest_ping: Gauge,
     scanned: IntCounter,
@@ -97,6 +98,10 @@ impl Source {
                 "Entries by what the last complete survey found them to be; their sum is all there were.",
                 "state",
                 entries(None).map(|(state, _)| state),
+            )?,
+            foreign: make.gauge(
+                "presence_reaper_foreign",
+                "Members or fields that the `id` of the source does not match: no entries, and never evicted.",
             )?,
             newest_ping: make.gauge(
                 "presence_reaper_newest_ping_timestamp_seconds",
@@ -306,6 +311,7 @@ impl Source {
 
     fn take_in_survey(&self, survey: &Survey) {
         entries(Some(survey)).into_iter().for_each(|(state, count)| self.entries.set(state, count));
+        self.foreign.set(survey.foreign as f64);
         self.newest_ping.set(survey.newest.map_or(f64::NAN, seconds));
         self.oldest_ping.set(survey.oldest.map_or(f64::NAN, seconds));
         self.scanned.inc_by(survey.population());

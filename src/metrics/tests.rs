@@ -54,6 +54,7 @@ fn survey() -> Survey {
     survey.count(Freshness::Future, 2);
     survey.unreadable[Unreadable::Missing.index()] = 3;
     survey.protected = 4;
+    survey.foreign = 6;
     survey.saw(Timestamp::from_millis(1_769_860_830_250));
     survey.saw(Timestamp::from_millis(1_769_774_400_000));
     survey
@@ -199,7 +200,7 @@ fn the_number_of_series_is_known() {
 /// Series that do not depend on the sources.
 const OF_PROCESS: usize = 131;
 /// Series of each source.
-const OF_SOURCE: usize = 141;
+const OF_SOURCE: usize = 142;
 
 #[test]
 fn two_sources_of_one_name_are_refused() {
@@ -245,6 +246,7 @@ fn every_field_of_a_report_has_its_series() {
         (Verb::Survey, surveyed, "entries{source=\"hub\",state=\"future\"}", 2.0),
         (Verb::Survey, surveyed, "entries{source=\"hub\",state=\"unreadable\"}", 3.0),
         (Verb::Survey, surveyed, "entries{source=\"hub\",state=\"protected\"}", 4.0),
+        (Verb::Survey, surveyed, "foreign{source=\"hub\"}", 6.0),
         (Verb::Survey, surveyed, "entries_scanned_total{source=\"hub\"}", 139.0),
         (Verb::Survey, surveyed, "entries_unreadable_total{reason=\"missing\",source=\"hub\"}", 3.0),
         (Verb::Survey, surveyed, "newest_ping_timestamp_seconds{source=\"hub\"}", 1_769_860_830.25),

@@ -349,9 +349,12 @@ impl Guard {
     }
 
     /// Takes in that a watched entry pinged again; its old ping was last seen at `looked`.
-    pub fn pinged_again(&mut self, before: Sampled, after: (Timestamp, Mark), looked: Monotonic, now: Now) {
+    /// What had no ping before tells nothing of how far apart they are.
+    pub fn pinged_again(&mut self, before: Option<Sampled>, after: (Timestamp, Mark), looked: Monotonic, now: Now) {
         self.heard(Some(after.0), now);
-        self.intervals.pinged_again(before, after, looked, now);
+        if let Some(before) = before {
+            self.intervals.pinged_again(before, after, looked, now);
+        }
     }
 
     /// Takes in that a survey found an entry protected: one that works on without a ping says nothing of the interval.
@@ -424,6 +427,11 @@ impl Guard {
     /// Whether the source is silent, and that has not been released.
     pub fn is_silent(&self) -> bool {
         self.silence.is_some_and(|silence| !silence.released)
+    }
+
+    /// Whether it is silent, or was until somebody or some time released it.
+    pub fn has_been_silent(&self) -> bool {
+        self.silence.is_some()
     }
 
     /// Only a time under unbroken sight proves anything about a silence: a break lets it begin anew.

@@ -44,6 +44,8 @@ pub struct Ledger {
     /// Who may have left a memory was asked for it.
     recalled: bool,
     run: Run,
+    /// An absence may make an entry stale.
+    judges_by_absence: bool,
 }
 
 /// What kind of process this is, as far as its memory goes.
@@ -65,6 +67,8 @@ struct LastSurvey {
     ended: Now,
     /// Entries that nothing protected.
     population: u64,
+    /// An absence means something.
+    vouched: bool,
 }
 
 /// What a survey changed.
@@ -110,7 +114,14 @@ impl Ledger {
             pulsed: None,
             recalled: false,
             run: Run::Daemon,
+            judges_by_absence: false,
         }
+    }
+
+    /// The same for a source in which an absence may make an entry stale: it is looked at every heartbeat.
+    #[must_use]
+    pub fn judging_by_absence(self, judges_by_absence: bool) -> Self {
+        Self { judges_by_absence, ..self }
     }
 
     /// For a single run: starts from this continuity instead of from a first contact.
@@ -264,7 +275,13 @@ impl Ledger {
         let kept_all = survey.unwatched == 0;
         self.watch.observe(candidates, kept_all, self.seen_through, ended, &self.timing);
         self.seen_through = kept_all.then_some(began.mono);
-        self.last = Some(LastSurvey { identity: identity.clone(), began, ended, population: survey.unprotected() });
+        self.last = Some(LastSurvey {
+            identity: identity.clone(),
+            began,
+            ended,
+            population: survey.unprotected(),
+            vouched: survey.vouched,
+        });
         Learned { breaks, changes, turns }
     }
 
@@ -361,6 +378,7 @@ impl Ledger {
             }
             let before =
                 Sampled { id: id.clone(), mark: watched.mark, last_ping: watched.last_ping, seen: watched.since };
+            let before = (!watched.absent).then_some(before);
             self.guard.pinged_again(before, (last_ping, mark), looked, now);
             if watched.protected {
                 self.guard.protected(id);
@@ -440,7 +458,7 @@ impl Ledger {
                 self.watch.postpone(id, *until)
             }
             Err(Refusal::Protected) if self.watch.is_closed() => self.watch.forget(id),
-            Err(Refusal::Held(_) | Refusal::FactsTooOld | Refusal::Protected) => {
+            Err(Refusal::Held(_) | Refusal::Absent | Refusal::FactsTooOld | Refusal::Protected) => {
                 self.watch.postpone(id, now.mono.plus(self.timing.heartbeat_interval));
             }
             Err(Refusal::Unreadable(_) | Refusal::Future | Refusal::Live | Refusal::Moved) => self.watch.forget(id),
@@ -466,7 +484,8 @@ impl Ledger {
         let LastSurvey { began, ended, .. } = self.last.as_ref()?;
         let interval = self.timing.survey_interval();
         let silent = self.guard.is_silent() || self.guard.groups().silent() > 0;
-        let silent = silent.then(|| interval.min(self.timing.look_interval()));
+        // Nobody knows what happens to an absence between two looks.
+        let silent = (silent || self.judges_by_absence).then(|| interval.min(self.timing.look_interval()));
         let took = ended.mono.since(began.mono);
         Some(schedule::next_survey_after(began.mono, took, silent.unwrap_or(interval), &self.timing, chance))
     }
@@ -547,6 +566,7 @@ impl Ledger {
             continuity: &self.continuity,
             guard: &self.guard,
             surveyed: self.last.as_ref().map(|last| (last.began.mono, last.ended.mono)),
+            vouched: self.last.as_ref().is_some_and(|last| last.vouched),
         }
     }
 

@@ -39,6 +39,8 @@ pub enum Refusal {
     },
     /// E5: its source holds.
     Held(Hold),
+    /// E5: nobody pings, or nobody has what it lacks: then an absence proves nothing.
+    Absent,
     /// E5: what the guards know is too old, or the pulse has put it in doubt: survey first.
     FactsTooOld,
     /// E9: something protects it.
@@ -56,6 +58,8 @@ pub struct Facts<'a> {
     pub guard: &'a Guard,
     /// When the survey behind the guards began and ended; none if there was none yet.
     pub surveyed: Option<(Monotonic, Monotonic)>,
+    /// The last survey found for somebody what the absent lack.
+    pub vouched: bool,
 }
 
 /// Whether the source as a whole may evict: the part of the rule that is the same for all its entries.
@@ -111,6 +115,10 @@ pub fn decide_watched(facts: &Facts<'_>, protected: bool, watched: &Watched, now
     decide_source(facts, now)?;
     if let Some(until) = watched.group.as_deref().and_then(|label| facts.guard.groups().keeps(label, now)) {
         return Err(Refusal::Group { until });
+    }
+    // The end of a silence releases no absence: a key that is misspelt looks the same.
+    if watched.absent && (!facts.vouched || facts.guard.has_been_silent()) {
+        return Err(Refusal::Absent);
     }
     if protected { Err(Refusal::Protected) } else { Ok(()) }
 }
@@ -225,6 +233,7 @@ mod tests {
                 last_ping: at(0).server,
                 seen: now.mono,
                 protected: false,
+                absent: false,
                 group: None,
             };
             watch.observe(vec![candidate], true, None, now, &TIMING);
@@ -241,7 +250,7 @@ mod tests {
 
     fn facts(world: &World) -> Facts<'_> {
         let World { continuity, guard, surveyed, .. } = world;
-        Facts { timing: &TIMING, continuity, guard, surveyed: *surveyed }
+        Facts { timing: &TIMING, continuity, guard, surveyed: *surveyed, vouched: true }
     }
 
     fn judge(world: &World, last_ping: Judged, mark: Mark, now: Now) -> Result<(), Refusal> {
@@ -278,6 +287,7 @@ mod tests {
             last_ping: at(0).server,
             seen: at(210_001).mono,
             protected: false,
+            absent: false,
             group: None,
         };
         world.watch.observe(vec![seen], true, None, at(210_001), &TIMING);
@@ -293,6 +303,33 @@ mod tests {
         let until = at(310_000).mono;
         assert_eq!(judge(&world, pinged(0), mark(), at(309_999)), Err(Refusal::Grace { until }));
         assert_eq!(judge(&world, pinged(0), mark(), at(310_000)), Ok(()));
+    }
+
+    #[test]
+    fn e5_an_absence_that_nobody_vouches_for_stays() {
+        let world = world(at(300_000));
+        let mut watched = world.watch.get(&id()).unwrap().clone();
+        watched.absent = true;
+        let decided = |vouched| decide_watched(&Facts { vouched, ..facts(&world) }, false, &watched, at(300_000));
+        assert_eq!((decided(true), decided(false)), (Ok(()), Err(Refusal::Absent)));
+    }
+
+    /// A key that is misspelt looks like a silence that ends by itself.
+    #[test]
+    fn e5_the_end_of_a_silence_releases_no_absence() {
+        let mut world = world(at(300_000));
+        world.guard = Guard::new(TIMING, &Settings::default(), Lifted { silent: true, ..Lifted::default() });
+        world.guard.observe(&Survey::new(TIMING), at(299_999));
+        let mut silent = Survey::new(TIMING);
+        silent.observe(Ok((at(0).server, Unit::UnixMs)), mark(), at(300_000), id);
+        world.guard.observe(&silent, at(300_000));
+        let watched = world.watch.get(&id()).unwrap().clone();
+        let decided = |absent| {
+            let mut watched = watched.clone();
+            watched.absent = absent;
+            decide_watched(&facts(&world), false, &watched, at(300_000))
+        };
+        assert_eq!((decided(false), decided(true)), (Ok(()), Err(Refusal::Absent)));
     }
 
     #[test]

@@ -77,8 +77,29 @@ pub struct Candidate {
     pub seen: Monotonic,
     /// It is stale, and something protects it (E9).
     pub protected: bool,
+    /// What is looked up for it is not there, and its last ping is when we saw that first.
+    pub absent: bool,
     /// The label of its group, where the source names one.
     pub group: Option<Bytes>,
+}
+
+/// An entry that has nothing but an absence to be judged by.
+#[derive(Clone, Debug)]
+pub struct Absence {
+    /// Which entry.
+    pub id: EntryId,
+    /// The label of its group.
+    pub label: Option<Vec<u8>>,
+    /// Since when we have seen what is looked up for it missing.
+    pub since: Timestamp,
+    /// It showed a sign of life before.
+    pub lived: bool,
+    /// What must stand still until the strike.
+    pub mark: Mark,
+    /// When it was read.
+    pub now: Now,
+    /// A condition that protects it holds.
+    pub protected: bool,
 }
 
 /// Which of a survey's two samples.
@@ -108,6 +129,8 @@ pub struct Survey {
     pub protected: u64,
     /// Entries whose last ping lies ahead of server time by more than the tolerance.
     pub future: u64,
+    /// Members or fields that the `id` pattern does not match: no entries, and never evicted.
+    pub foreign: u64,
     /// Entries that can't be judged, by [`Unreadable::index`].
     pub unreadable: [u64; Unreadable::ALL.len()],
     /// Readable times by how they were written, by [`Unit::index`].
@@ -133,6 +156,12 @@ pub struct Survey {
     /// How many live ones.
     pub handed_on_live: u64,
     as_read: Vec<Named>,
+    /// Judged when everything was read: only then is it known whether an absence means anything.
+    absences: Vec<Absence>,
+    /// Which of the values of `last_ping` gave a sign of life for anybody: a bit each.
+    gave: u32,
+    /// An absence means something: all that is looked up was there for somebody.
+    pub vouched: bool,
     seed: u64,
     /// The groups, where the source names them.
     pub groups: Tallies,
@@ -174,6 +203,7 @@ impl Survey {
             stale: 0,
             protected: 0,
             future: 0,
+            foreign: 0,
             unreadable: Default::default(),
             times: Default::default(),
             newest: None,
@@ -187,6 +217,9 @@ impl Survey {
             handed_on_stale: 0,
             handed_on_live: 0,
             as_read: Vec::new(),
+            absences: Vec::new(),
+            gave: 0,
+            vouched: false,
             seed: 0,
             groups: Tallies::default(),
             group_samples: BTreeMap::new(),
@@ -233,7 +266,7 @@ impl Survey {
             self.keep(places, group.as_ref(), || Sampled { id: id.clone(), mark, last_ping, seen: now.mono });
             self.name(freshness, last_ping, now, &id);
             if may_be_due {
-                self.watch(Candidate { id, mark, last_ping, seen: now.mono, protected: false, group });
+                self.watch(Candidate { id, mark, last_ping, seen: now.mono, protected: false, absent: false, group });
             }
         }
     }
@@ -301,7 +334,59 @@ impl Survey {
         id: EntryId,
     ) {
         let (_, group) = self.tally(label, last_ping, unit, now);
-        self.protect(Candidate { id, mark, last_ping, seen: now.mono, protected: true, group }, now);
+        self.protect(Candidate { id, mark, last_ping, seen: now.mono, protected: true, absent: false, group }, now);
+    }
+
+    /// Takes in which of the values of `last_ping` gave a sign of life for an entry.
+    pub fn gave(&mut self, which: u32) {
+        self.gave |= which;
+    }
+
+    /// Takes in an entry that has nothing but an absence to be judged by.
+    pub fn observe_absence(&mut self, absence: Absence) {
+        if self.absences.len() < MAX_CANDIDATES {
+            self.absences.push(absence);
+        } else {
+            self.unreadable[Unreadable::Missing.index()] += 1;
+            self.unwatched += 1;
+        }
+    }
+
+    /// Everything was read: judges the absences, which mean something only if each of `values` that is looked up gave
+    /// somebody else a sign of life. A misspelt key gives none to anybody.
+    pub fn settle(&mut self, values: usize) {
+        let all =
+            u32::MAX.checked_shr(u32::BITS.saturating_sub(u32::try_from(values).unwrap_or(u32::BITS))).unwrap_or(0);
+        self.vouched = all != 0 && self.gave & all == all;
+        for absence in std::mem::take(&mut self.absences) {
+            self.judge_absence(absence);
+        }
+    }
+
+    fn judge_absence(&mut self, Absence { id, label, since, lived, mark, now, protected }: Absence) {
+        let stale = self.timing.judge(since, now.server) == Freshness::Stale;
+        if !self.vouched || !(stale || lived) {
+            self.unreadable[Unreadable::Missing.index()] += 1;
+        }
+        if !self.vouched {
+            return;
+        }
+        // Who lived a moment ago and lost its key is late, and may be one of many. It is no sign of life, however young.
+        let freshness = if stale { Freshness::Stale } else { Freshness::Late };
+        let group =
+            label.and_then(|label| (stale || lived).then(|| self.groups.count(&label, freshness, None)).flatten());
+        if stale || lived {
+            self.count(freshness, 1);
+            self.times[Unit::Missing.index()] += 1;
+            self.ages.add(now.server.millis_since(since), 1);
+        }
+        let candidate = Candidate { id, mark, last_ping: since, seen: now.mono, protected, absent: true, group };
+        if stale && protected {
+            self.protect(candidate, now);
+        } else if since <= now.server.minus(self.timing.watch_from()) {
+            self.name(freshness, since, now, &candidate.id);
+            self.watch(candidate);
+        }
     }
 
     /// Takes an entry that was counted as stale at `now` for a protected one. It has no place among those that would
@@ -668,5 +753,44 @@ mod tests {
         assert_eq!(at(Some(Duration::from_secs(300))), Some(1));
         assert_eq!(at(Some(Duration::from_secs(600))), Some(1));
         assert_eq!(at(None), Some(1));
+    }
+
+    fn absent(name: &str, since: Timestamp, lived: bool, protected: bool) -> Absence {
+        let (id, mark) = (EntryId::key(name.as_bytes()), Mark::of([]));
+        Absence { id, label: None, since, lived, mark, now: NOW, protected }
+    }
+
+    /// What a survey makes of one that has been missing for a day, one that lost its key a moment ago, and one that is new.
+    fn absences(values: usize, gave: u32) -> Survey {
+        let mut survey = Survey::new(TIMING);
+        survey.gave(gave);
+        let (old, late) = (NOW.server.minus(Duration::from_secs(86_400)), NOW.server.minus(Duration::from_secs(10)));
+        for (name, since, lived, protected) in [
+            ("old", old, false, false),
+            ("late", late, true, false),
+            ("new", late, false, false),
+            ("kept", old, true, true),
+        ] {
+            survey.observe_absence(absent(name, since, lived, protected));
+        }
+        survey.settle(values);
+        survey
+    }
+
+    #[test]
+    fn an_absence_counts_only_where_everything_looked_up_was_there_for_somebody() {
+        let survey = absences(1, 1);
+        assert!(survey.vouched);
+        assert_eq!((survey.stale, survey.late, survey.protected, survey.unreadable_total()), (1, 1, 1, 1));
+        assert_eq!((survey.newest, survey.fresh), (None, 0), "no absence is a sign of life");
+        let watched: Vec<_> = survey.candidates.iter().map(|one| (one.id.name().to_vec(), one.absent)).collect();
+        assert_eq!(watched, [(b"old".to_vec(), true), (b"kept".to_vec(), true)]);
+        for (values, gave) in [(1, 0), (2, 1), (2, 2), (3, 5), (1, 2)] {
+            let survey = absences(values, gave);
+            assert!(!survey.vouched, "{values} {gave}");
+            assert_eq!((survey.stale, survey.late, survey.unreadable_total()), (0, 0, 4), "{values} {gave}");
+            assert!(survey.candidates.is_empty(), "{values} {gave}");
+        }
+        assert!(absences(3, 7).vouched && absences(8, 255).vouched);
     }
 }

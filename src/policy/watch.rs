@@ -23,6 +23,8 @@ pub struct Watched {
     pub protected: bool,
     /// It was older than it could be: its time means nothing.
     misdated: bool,
+    /// It is judged by an absence.
+    pub absent: bool,
     /// The label of its group, where the source names one.
     pub group: Option<Bytes>,
     /// When it is to be struck, or looked at again.
@@ -102,9 +104,19 @@ impl Watch {
                 let misdated = kept_until.is_some_and(|until| confirmed < until);
                 let confirmed = confirmed.max(kept_until.unwrap_or_default());
                 let due = stale_at.max(confirmed);
-                let Candidate { id, mark, last_ping, seen: since, protected, group } = candidate;
-                let known =
-                    Watched { mark, last_ping, since, confirmed, protected: false, misdated, group, due, counted: 0 };
+                let Candidate { id, mark, last_ping, seen: since, protected, absent, group } = candidate;
+                let known = Watched {
+                    mark,
+                    last_ping,
+                    since,
+                    confirmed,
+                    protected: false,
+                    misdated,
+                    absent,
+                    group,
+                    due,
+                    counted: 0,
+                };
                 self.put(id.clone(), known);
                 self.shield(&id, protected, due, now.mono.plus(timing.heartbeat_interval));
             }
@@ -253,6 +265,7 @@ mod tests {
             last_ping,
             seen: now.mono,
             protected: false,
+            absent: false,
             group: None,
         }
     }

@@ -67,8 +67,14 @@ fn write_counts(finding: &Finding, survey: &Survey, paint: Paint, out: &mut dyn 
         ("future", survey.future, String::new()),
         ("unreadable", survey.unreadable_total(), why_unreadable),
         ("protected", survey.protected, String::new()),
+        ("foreign", survey.foreign, "not of the shape of `id`, and no entries".to_owned()),
     ];
-    for (name, count, remark) in rows.into_iter().filter(|(name, ..)| *name != "protected" || finding.has_conditions) {
+    let shows = |name: &str, count: u64| match name {
+        "protected" => finding.has_conditions,
+        "foreign" => count > 0,
+        _ => true,
+    };
+    for (name, count, remark) in rows.into_iter().filter(|(name, count, _)| shows(name, *count)) {
         let line = format!("  {name:<10} {count:>9}   {remark}");
         let line = match name {
             "stale" if count > 0 => paint.bad(line.trim_end()),

@@ -9,18 +9,14 @@ use std::borrow::Cow;
 use redis::Value;
 use serde_json::Value as Json;
 
-use super::connect::{Link, Live};
+use super::asking::{Answers, Asking, Query, until_told};
 use super::error::{Error, Kind};
-use super::evict::Place;
 use super::own;
 use super::reply::{self, Unexpected};
-use super::status::Purpose;
-use crate::language::condition::{Compared, Condition, Test, number};
+use crate::language::condition::{Condition, Test, number};
 use crate::language::source::Source;
 use crate::language::template::{Pointer, Ref, Template};
-
-/// Questions in one round trip.
-const ASKED_AT_ONCE: usize = 1_000;
+use crate::language::value::{Lookup, Place, Value as Compared};
 
 /// What protects an entry.
 #[derive(Clone, Debug, Default)]
@@ -46,11 +42,7 @@ pub(super) enum Filled {
 /// What is asked of Redis.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Question {
-    /// The command.
-    pub(super) verb: &'static str,
-    pub(super) keys: Vec<Vec<u8>>,
-    /// What stands behind the keys.
-    pub(super) args: Vec<Vec<u8>>,
+    pub(super) query: Query,
     answer: Answer,
     /// The condition holds where that is not the answer.
     negated: bool,
@@ -101,8 +93,9 @@ impl Unless {
 pub(super) fn fill<'v>(condition: &Condition, value_of: impl Fn(&Ref) -> Option<Cow<'v, [u8]>>) -> Filled {
     let fill = |template: &Template| template.fill(&value_of);
     let negated = condition.negated;
-    let question =
-        |verb, keys: Vec<Vec<u8>>, args, answer| Filled::Asked(Question { verb, keys, args, answer, negated });
+    let question = |verb, keys: Vec<Vec<u8>>, args, answer| {
+        Filled::Asked(Question { query: Query { verb, keys, args }, answer, negated })
+    };
     let asked = match &condition.test {
         Test::Exists(key) => fill(key).map(|key| question("EXISTS", vec![key], vec![], Answer::Yes)),
         Test::IsMember { key, member } => both(fill(key), fill(member))
@@ -141,16 +134,21 @@ fn equals<'v>(
             return Filled::Known((score.is_some() && score == number(&text)) != negated);
         }
         Compared::Own(own) => return Filled::Known((value_of(own).as_deref() == Some(&text[..])) != negated),
-        Compared::Text { key, part } => fill(key).map(|key| ("GET", key, vec![], Some(whole(part, text)))),
-        Compared::Field { key, field, part } => {
-            both(fill(key), fill(field)).map(|(key, field)| ("HGET", key, vec![field], Some(whole(part, text))))
-        }
-        Compared::Score { key, member } => both(fill(key), fill(member))
-            .map(|(key, member)| ("ZSCORE", key, vec![member], number(&text).map(Answer::Number))),
+        // No condition is read with one of these in it.
+        Compared::Idle | Compared::Unchanged => return unequal,
+        Compared::Lookup(Lookup { place, part }) => match place {
+            Place::Text(key) => fill(key).map(|key| ("GET", key, vec![], Some(whole(part, text)))),
+            Place::Field { key, field } => {
+                both(fill(key), fill(field)).map(|(key, field)| ("HGET", key, vec![field], Some(whole(part, text))))
+            }
+            Place::Score { key, member } => both(fill(key), fill(member))
+                .map(|(key, member)| ("ZSCORE", key, vec![member], number(&text).map(Answer::Number))),
+            Place::Key(_) => return unequal,
+        },
     };
     match asked {
         Some((verb, key, args, Some(answer))) => {
-            Filled::Asked(Question { verb, keys: vec![key], args, answer, negated })
+            Filled::Asked(Question { query: Query { verb, keys: vec![key], args }, answer, negated })
         }
         // No score equals what is no number.
         Some((_, _, _, None)) | None => unequal,
@@ -159,50 +157,41 @@ fn equals<'v>(
 
 // === asking ===
 
-/// Asks all of these; `purpose` is what for.
+/// Asks all of these.
 pub(super) async fn ask<'u>(
-    link: &Link,
-    live: &Live,
-    purpose: Purpose,
-    doing: &str,
-    asking: impl IntoIterator<Item = &'u mut Unless>,
+    asking: &Asking<'_>,
+    answers: &mut Answers,
+    unless: impl IntoIterator<Item = &'u mut Unless>,
 ) -> Result<(), Error> {
-    let mut asking: Vec<&mut Unless> = asking.into_iter().filter(|unless| !unless.questions.is_empty()).collect();
-    let mut rest = &mut asking[..];
-    // bound: each round asks for at least one of them
-    while !rest.is_empty() {
-        let (now, later) = rest.split_at_mut(fitting(rest));
-        rest = later;
-        let mut commands = redis::pipe();
-        now.iter().flat_map(|unless| &unless.questions).for_each(|question| question.put(&mut commands));
-        let mut replies = link.ask(live, purpose, doing, &commands).await?.into_iter();
-        for unless in now {
-            for question in &mut unless.questions {
-                let answer = question.hear(replies.next().unwrap_or_default());
-                unless.holds |= answer.map_err(|unexpected| link.unexpected(doing, unexpected))?;
-            }
-        }
-    }
-    Ok(())
+    let mut unless: Vec<&mut Unless> = unless.into_iter().filter(|unless| !unless.questions.is_empty()).collect();
+    let mut broken = None;
+    until_told(asking, answers, &mut unless, |unless, answers| {
+        unless.hear(answers).unwrap_or_else(|unexpected| {
+            broken.get_or_insert(unexpected);
+            true
+        })
+    })
+    .await?;
+    broken.map_or(Ok(()), |unexpected| Err(asking.link.unexpected(asking.doing, unexpected)))
 }
 
-/// How many of these go into one round trip: at least one.
-fn fitting(asking: &[&mut Unless]) -> usize {
-    let mut count = 0;
-    let fits = asking.iter().take_while(|unless| {
-        count += unless.questions.len();
-        count <= ASKED_AT_ONCE
-    });
-    fits.count().max(1)
+impl Unless {
+    /// Takes in what is known; says whether that is all.
+    fn hear(&mut self, answers: &Answers) -> Result<bool, Unexpected> {
+        let mut all = true;
+        for question in &mut self.questions {
+            match answers.get(&question.query) {
+                Some(reply) => self.holds |= question.hear(reply.clone())?,
+                None => all = false,
+            }
+        }
+        Ok(all)
+    }
 }
 
 impl Question {
-    fn put(&self, commands: &mut redis::Pipeline) {
-        commands.cmd(self.verb).arg(&self.keys).arg(&self.args);
-    }
-
     /// Whether the condition holds by this reply; what Redis can't answer does not, yet.
-    fn hear(&mut self, reply: Value) -> Result<bool, Unexpected> {
+    pub(super) fn hear(&mut self, reply: Value) -> Result<bool, Unexpected> {
         if let Value::ServerError(error) = &reply
             && matches!(Kind::of_code(error.code()), Kind::WrongType | Kind::Permission)
         {
@@ -222,11 +211,6 @@ impl Question {
             }
         };
         Ok(is_so != self.negated)
-    }
-
-    /// What it reads: a part of its key where no more of it is asked for.
-    pub(super) fn places(&self) -> impl Iterator<Item = Place> {
-        self.keys.iter().map(|key| (key.clone(), self.args.first().cloned()))
     }
 
     /// How many bytes the script is given to compare.
@@ -266,7 +250,7 @@ mod tests {
 
     /// The condition for an entry `a b` whose value is `{"n":5}`.
     fn filled(text: &str) -> Filled {
-        let condition = Condition::parse(text, &Scope { layout: Some(Layout::Hash), captures: &[] }).unwrap();
+        let condition = Condition::parse(text, &Scope { layout: Some(Layout::Hash), ..Scope::default() }).unwrap();
         fill(&condition, |name| match name {
             Ref::Id => Some(b"a b".as_slice().into()),
             Ref::Value => Some(br#"{"n":5}"#.as_slice().into()),
@@ -277,7 +261,8 @@ mod tests {
     #[track_caller]
     fn asks(text: &str, words: &[&str], compared: (&'static str, &str, bool)) {
         let Filled::Asked(question) = filled(text) else { panic!("{text}") };
-        let asked = [&[question.verb.as_bytes().to_vec()], &question.keys[..], &question.args].concat();
+        let asked =
+            [&[question.query.verb.as_bytes().to_vec()], &question.query.keys[..], &question.query.args].concat();
         assert_eq!(asked, words.iter().map(|word| word.as_bytes().to_vec()).collect::<Vec<_>>(), "{text}");
         let (how, with, protects) = question.compared();
         assert_eq!((how, &with[..], protects), (compared.0, compared.1.as_bytes(), compared.2), "{text}");
@@ -329,14 +314,5 @@ mod tests {
         }
         assert_eq!(answer("get k json /p eq x", Value::Nil), (false, "-".into()));
         assert_eq!(answer("get k json /p ne x", Value::Nil), (true, "-".into()));
-    }
-
-    #[test]
-    fn a_round_trip_takes_what_fits_and_at_least_one() {
-        let Filled::Asked(question) = filled("exists k") else { panic!("a question") };
-        let many = |count: usize| Unless { holds: false, questions: vec![question.clone(); count] };
-        let (mut a, mut b, mut c) = (many(600), many(400), many(1));
-        assert_eq!(fitting(&[&mut a, &mut b, &mut c]), 2);
-        assert_eq!(fitting(&[&mut many(1_001), &mut c]), 1);
     }
 }

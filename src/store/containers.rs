@@ -1,4 +1,4 @@
-//! The sorted sets or hashes of a source: those at exact keys, and as many as match its patterns.
+//! The sorted sets, hashes or sets of a source: those at exact keys, and as many as match its patterns.
 //!
 //! They are listed first, each once though `SCAN` may tell it twice. A small one is read whole, many of them in one
 //! round trip; a large one is surveyed by itself, from its index or page by page. What a pattern finds may vanish or
@@ -13,7 +13,7 @@ use super::error::{Error, Kind};
 use super::reply::{self, is_wrong_type};
 use super::scan::{self, PageSize};
 use super::status::Purpose;
-use super::{Reading, Surveying, Taker, hash, zset};
+use super::{Reading, Surveying, Taker, hash, set, zset};
 use crate::language::action::OWN_PREFIX;
 use crate::language::source::Kind as Layout;
 use crate::policy::entry::{Bytes, Now};
@@ -73,6 +73,7 @@ impl Containers<'_> {
     async fn survey_alone(&self, key: &Bytes, into: &mut Surveying<'_>) -> Result<(), Error> {
         match self.0.source.container.kind() {
             Layout::Zset => zset::survey(self.0, key, into).await,
+            Layout::Set => scan::members(self.0, key, into).await.map(|_| ()),
             Layout::Hash | Layout::Keys => hash::walk(self.0, key, into).await.map(|_| ()),
         }
     }
@@ -108,7 +109,7 @@ impl Containers<'_> {
     async fn sizes(&self, keys: &[Bytes]) -> Result<(Vec<Sized>, Vec<Bytes>), Error> {
         let Reading { link, live, doing, .. } = self.0;
         let mut commands = redis::pipe();
-        keys.iter().for_each(|key| _ = commands.cmd(self.by_kind("ZCARD", "HLEN")).arg(&key[..]));
+        keys.iter().for_each(|key| _ = commands.cmd(self.size_of()).arg(&key[..]));
         let replies = link.ask(live, Purpose::Scan, doing, &commands).await?;
         let (mut small, mut large) = (Vec::new(), Vec::new());
         for (key, reply) in keys.iter().zip(replies).filter(|(_, reply)| !is_wrong_type(reply)) {
@@ -139,9 +140,10 @@ impl Containers<'_> {
             match self.0.source.container.kind() {
                 Layout::Zset => commands.cmd("ZRANGE").arg(&key[..]).arg(0).arg(SMALL).arg("WITHSCORES"),
                 // One more than there are, or the server may stop at the last and not know that it was.
-                Layout::Hash | Layout::Keys => {
+                kind => {
                     let count = usize::try_from(*size).unwrap_or(items).min(items) + 1;
-                    commands.cmd("HSCAN").arg(&key[..]).arg(0).arg("COUNT").arg(count)
+                    let scan = if kind == Layout::Set { "SSCAN" } else { "HSCAN" };
+                    commands.cmd(scan).arg(&key[..]).arg(0).arg("COUNT").arg(count)
                 }
             };
         }
@@ -176,14 +178,19 @@ impl Containers<'_> {
             let item = reply::some_bytes(item)?;
             let taken = match self.0.source.container.kind() {
                 Layout::Zset => zset::take(self.0.source, key, now, item, value, into),
+                Layout::Set => Ok(set::take(self.0.source, key, now, item, into)),
                 Layout::Hash | Layout::Keys => hash::take(self.0.source, key, now, item, value, into),
             };
             taken.map(|_| ())
         })
     }
 
-    fn by_kind(&self, zset: &'static str, hash: &'static str) -> &'static str {
-        if self.0.source.container.kind() == Layout::Zset { zset } else { hash }
+    fn size_of(&self) -> &'static str {
+        match self.0.source.container.kind() {
+            Layout::Zset => "ZCARD",
+            Layout::Set => "SCARD",
+            Layout::Hash | Layout::Keys => "HLEN",
+        }
     }
 }
 
@@ -194,6 +201,10 @@ fn whole(kind: Layout, reply: Value) -> Result<Option<Vec<(Value, Value)>>, repl
             let pairs = reply::pairs(reply)?;
             Ok((pairs.len() as u64 <= SMALL).then_some(pairs))
         }
+        Layout::Set => match reply::page(reply)? {
+            (0, items) => Ok(Some(reply::array(items)?.into_iter().map(|member| (member, Value::Nil)).collect())),
+            _ => Ok(None),
+        },
         Layout::Hash | Layout::Keys => match reply::page(reply)? {
             (0, items) => reply::pairs(items).map(Some),
             _ => Ok(None),

@@ -5,11 +5,15 @@
 --        n, then n texts                    the seconds from `from` on, as date and time; none if none is wanted
 --        the lease, and its value           unless that is ours nothing is done; 0 alone: none is needed
 --        an operator's release, and its id  unless so many are left of that nothing is done; 0 alone: none is needed
---        n, then n probes, each             GET     key, expected
---                                           ZSCORE  key, member, expected
---                                           HMGET   key, m, m fields, m expected
+--        n, then n probes, each             GET        key, expected
+--                                           ZSCORE     key, member, expected
+--                                           HMGET      key, m, m fields, m expected
+--                                           SISMEMBER  key, member
+--                                           IDLE       key, the least idle time in seconds or nothing
+--                                           ASK        a verb that asks, m, m keys, m, m arguments, expected
 --        n, then n entries, each            key, its type, 1 if it is a member of that key else 0,
---                                           m, m slots,
+--                                           m, m slots of its own,
+--                                           m, m slots of what else it was judged by,
 --                                           m, m conditions, each: verb, k, k keys, a, a arguments, how the answer is
 --                                             compared, with what, 1 if it protects the entry to be so, else 0
 --                                           m, m deeds, each: verb, k, k keys, a, a arguments
@@ -108,10 +112,20 @@ local probes = {
     if fault then
       slots[#slots + 1] = fault
     elseif not found then
-      slots[#slots + 1] = GONE
+      slots[#slots + 1] = expected == '-' or GONE
     else
-      slots[#slots + 1] = tonumber(found) == tonumber(expected)
+      slots[#slots + 1] = tonumber(found) == tonumber(string.sub(expected, 2))
     end
+  end,
+  SISMEMBER = function(key)
+    local found = redis.pcall('SISMEMBER', key, take())
+    slots[#slots + 1] = fault_of(found) or found == 1 or GONE
+  end,
+  -- Nobody has used the key since: the idle time only grows while nobody does.
+  IDLE = function(key)
+    local least = tonumber(take())
+    local found = least and redis.pcall('OBJECT', 'IDLETIME', key)
+    slots[#slots + 1] = fault_of(found) or not least or found and found >= least or GONE
   end,
   HMGET = function(key)
     local fields = list(take)
@@ -127,10 +141,6 @@ local probes = {
     end
   end,
 }
-for _ = 1, number() do
-  local probe = probes[take()]
-  probe(KEYS[number()])
-end
 
 -- ask
 
@@ -171,6 +181,30 @@ local answers = {
     return found and tonumber(found) == tonumber(with)
   end,
 }
+
+-- What was answered by yes or no: emptiness is a yes.
+local function compare_answer()
+  local verb = take()
+  local keys = {}
+  for i, key in ipairs(list(number)) do
+    keys[i] = KEYS[key]
+  end
+  local found = questions[verb](keys, list(take))
+  local expected = take()
+  local fault = fault_of(found)
+  if verb == 'SINTER' and not fault then
+    found = #found == 0 and 1 or 0
+  end
+  slots[#slots + 1] = fault or expected == '=' .. found
+end
+for _ = 1, number() do
+  local name = take()
+  if name == 'ASK' then
+    compare_answer()
+  else
+    probes[name](KEYS[number()])
+  end
+end
 
 -- Whether a condition holds, or why nobody can say.
 local function ask(condition)
@@ -267,6 +301,14 @@ local function judge(entry)
       return state
     end
   end
+  for _, slot in ipairs(entry.elsewhere) do
+    local state = slots[slot]
+    if state == false or state == GONE then
+      changed = true
+    elseif state ~= true then
+      return state
+    end
+  end
   if changed then
     return SPARED
   elseif kind ~= entry.type then
@@ -347,11 +389,12 @@ local function read_notice()
   end
   return notice
 end
+local COUNTS = { zset = 'ZCARD', hash = 'HLEN', set = 'SCARD' }
 -- What a notice may have to ask about the container once the entry is out of it.
 local function count_of(entry)
   for _, notice in ipairs(entry.notices) do
     if notice.counts then
-      local verb = entry.type == 'zset' and 'ZCARD' or 'HLEN'
+      local verb = COUNTS[entry.type]
       return { verb = verb, keys = { entry.key }, words = command(verb, { entry.key }, {}) }
     end
   end
@@ -362,6 +405,7 @@ local function read_entry()
   entry.type = take()
   entry.member = take() == '1'
   entry.slots = list(number)
+  entry.elsewhere = list(number)
   entry.unless = list(read_condition)
   entry.deeds = list(read_deed)
   entry.notices = list(read_notice)

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use redis::{Script, Value};
 
+use super::asking::Query;
 use super::condition::{Question, Unless};
 use super::connect::{Link, Live};
 use super::error::{Error, Kind};
@@ -35,6 +36,8 @@ const DOING: &str = "evicting";
 pub struct Prepared {
     pub(super) id: EntryId,
     pub(super) probe: Probe,
+    /// What else decided, or gave a companion its name.
+    pub(super) elsewhere: Vec<Elsewhere>,
     /// What protects it.
     pub(super) unless: Unless,
     /// Companions in their order, the entry's own removal last.
@@ -49,6 +52,21 @@ pub struct Prepared {
 }
 
 impl Prepared {
+    /// Of an entry that no strike follows on.
+    pub(super) fn of_nothing(id: EntryId, probe: Probe) -> Self {
+        Self {
+            id,
+            probe,
+            elsewhere: Vec::new(),
+            unless: Unless::default(),
+            deeds: Vec::new(),
+            skipped: 0,
+            notices: Vec::new(),
+            unsaid: 0,
+            trespasses: false,
+        }
+    }
+
     /// Which entry.
     pub fn id(&self) -> &EntryId {
         &self.id
@@ -67,7 +85,8 @@ impl Prepared {
         let streams =
             self.notices.iter().filter(|notice| notice.hook.is_none()).filter_map(|notice| notice.key.as_ref());
         let mut keys = companions.iter().flat_map(|deed| &deed.keys).chain(streams);
-        self.trespasses || keys.any(|key| key.starts_with(OWN_PREFIX) || **key == *self.id.key)
+        // What nothing was prepared for is not to be struck.
+        self.deeds.is_empty() || self.trespasses || keys.any(|key| key.starts_with(OWN_PREFIX) || **key == *self.id.key)
     }
 
     /// Reads, type checks, writes and messages.
@@ -76,7 +95,9 @@ impl Prepared {
             1 + usize::from(notice.key.is_some()) + usize::from(notice.counts()) + notice.size() / BYTES_AN_OPERATION
         });
         let asked = self.unless.questions.iter().map(|question| 1 + question.size() / BYTES_AN_OPERATION);
-        2 + self.probe.size() / BYTES_AN_OPERATION
+        let elsewhere = self.elsewhere.iter().map(|one| 1 + one.expected.len() / BYTES_AN_OPERATION);
+        2 + elsewhere.sum::<usize>()
+            + self.probe.size() / BYTES_AN_OPERATION
             + asked.sum::<usize>()
             + self.deeds.iter().map(|deed| deed.keys.len() * 2).sum::<usize>()
             + notices.sum::<usize>()
@@ -110,17 +131,60 @@ impl Prepared {
 /// What must still be there, byte for byte (a score: as the double it is).
 #[derive(Clone, Debug)]
 pub(super) enum Probe {
-    Score { member: Bytes, score: f64 },
-    Field { field: Bytes, value: Vec<u8> },
-    Text { value: Vec<u8> },
-    Fields { fields: Vec<(Bytes, Option<Vec<u8>>)> },
+    Score {
+        member: Bytes,
+        score: f64,
+    },
+    Field {
+        field: Bytes,
+        value: Vec<u8>,
+    },
+    Text {
+        value: Vec<u8>,
+    },
+    Fields {
+        fields: Vec<(Bytes, Option<Vec<u8>>)>,
+    },
+    Member {
+        member: Bytes,
+    },
+    /// Of this type, and not used for so many seconds, where that was asked.
+    Key {
+        kind: Vec<u8>,
+        idle: Option<u64>,
+    },
+}
+
+/// A reply that must still be the same.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Elsewhere {
+    pub(super) query: Query,
+    /// "=" and the text or number, "-" for nothing.
+    expected: Vec<u8>,
+}
+
+impl Elsewhere {
+    /// None of a reply that says nothing, as an error.
+    pub(super) fn of(query: &Query, reply: &Value) -> Option<Self> {
+        let expected = match reply {
+            Value::Nil => b"-".to_vec(),
+            Value::BulkString(text) => expected(Some(text)),
+            Value::Int(number) => expected(Some(&number.to_string().into_bytes())),
+            Value::Double(number) => expected(Some(&number.to_string().into_bytes())),
+            Value::Array(some) | Value::Set(some) if query.verb == "SINTER" => {
+                expected(Some(&usize::from(some.is_empty()).to_string().into_bytes()))
+            }
+            _ => return None,
+        };
+        Some(Self { query: query.clone(), expected })
+    }
 }
 
 impl Probe {
     /// How many bytes are compared.
     fn size(&self) -> usize {
         match self {
-            Self::Score { .. } => 0,
+            Self::Score { .. } | Self::Member { .. } | Self::Key { .. } => 0,
             Self::Field { value, .. } | Self::Text { value } => value.len(),
             Self::Fields { fields } => fields.iter().filter_map(|(_, value)| Some(value.as_ref()?.len())).sum(),
         }
@@ -333,11 +397,14 @@ impl Places {
 fn compared_by(one: &Prepared) -> Vec<Place> {
     let key = || one.id.key.to_vec();
     let mut places = match &one.probe {
-        Probe::Score { member, .. } | Probe::Field { field: member, .. } => vec![(key(), Some(member.to_vec()))],
-        Probe::Text { .. } => vec![(key(), None)],
+        Probe::Score { member, .. } | Probe::Field { field: member, .. } | Probe::Member { member } => {
+            vec![(key(), Some(member.to_vec()))]
+        }
+        Probe::Text { .. } | Probe::Key { .. } => vec![(key(), None)],
         Probe::Fields { fields } => fields.iter().map(|(field, _)| (key(), Some(field.to_vec()))).collect(),
     };
-    places.extend(one.unless.questions.iter().flat_map(Question::places));
+    places.extend(one.unless.questions.iter().flat_map(|question| question.query.places()));
+    places.extend(one.elsewhere.iter().flat_map(|one| one.query.places()));
     places
 }
 
@@ -520,7 +587,7 @@ impl Call {
     }
 
     /// Writes the probes, those on fields of one hash as one `HMGET`; returns each entry's slots.
-    fn probes(&mut self, batch: &[Prepared]) -> Vec<Vec<usize>> {
+    fn probes(&mut self, batch: &[Prepared]) -> Vec<Slots> {
         let mut fields: Vec<(usize, Vec<Wanted<'_>>)> = Vec::new();
         let mut other: Vec<(usize, &Prepared)> = Vec::new();
         for (entry, one) in batch.iter().enumerate() {
@@ -529,7 +596,7 @@ impl Call {
                 Probe::Fields { fields } => {
                     fields.iter().map(|(field, value)| (entry, &field[..], expected(value.as_ref()))).collect()
                 }
-                Probe::Score { .. } | Probe::Text { .. } => {
+                Probe::Score { .. } | Probe::Text { .. } | Probe::Member { .. } | Probe::Key { .. } => {
                     other.push((entry, one));
                     continue;
                 }
@@ -540,9 +607,13 @@ impl Call {
                 _ => fields.push((key, wanted)),
             }
         }
-        let mut slots = vec![Vec::new(); batch.len()];
+        // What many entries share is asked once.
+        let mut elsewhere: Vec<&Elsewhere> = batch.iter().flat_map(|one| &one.elsewhere).collect();
+        elsewhere.sort_unstable();
+        elsewhere.dedup();
+        let mut slots = vec![Slots::default(); batch.len()];
         let mut slot = 0;
-        self.number(fields.len() + other.len());
+        self.number(fields.len() + other.len() + elsewhere.len());
         for (key, group) in fields {
             self.word(b"HMGET");
             self.number(key);
@@ -551,15 +622,44 @@ impl Call {
             for (entry, _, expected) in &group {
                 self.word(expected);
                 slot += 1;
-                slots[*entry].push(slot);
+                slots[*entry].own.push(slot);
             }
         }
         for (entry, one) in other {
             self.probe(one);
             slot += 1;
-            slots[entry].push(slot);
+            slots[entry].own.push(slot);
+        }
+        for one in &elsewhere {
+            self.probe_elsewhere(one);
+        }
+        for (one, slots) in batch.iter().zip(&mut slots) {
+            let place = |one: &Elsewhere| elsewhere.binary_search(&one).ok().map(|at| slot + 1 + at);
+            slots.elsewhere.extend(one.elsewhere.iter().filter_map(place));
         }
         slots
+    }
+
+    fn probe_elsewhere(&mut self, Elsewhere { query, expected }: &Elsewhere) {
+        self.word(match query.verb {
+            "HGET" => b"HMGET",
+            verb @ ("GET" | "ZSCORE") => verb.as_bytes(),
+            _ => b"ASK",
+        });
+        let keys: Vec<usize> = query.keys.iter().map(|key| self.key(key)).collect();
+        match query.verb {
+            "HGET" | "GET" | "ZSCORE" => keys.iter().for_each(|key| self.number(*key)),
+            verb => {
+                self.word(verb.as_bytes());
+                self.number(keys.len());
+                keys.iter().for_each(|key| self.number(*key));
+            }
+        }
+        if query.verb != "GET" && query.verb != "ZSCORE" {
+            self.number(query.args.len());
+        }
+        query.args.iter().for_each(|arg| self.word(arg));
+        self.word(expected);
     }
 
     fn probe(&mut self, one: &Prepared) {
@@ -569,28 +669,42 @@ impl Call {
                 self.word(b"ZSCORE");
                 self.number(key);
                 self.word(member);
-                self.word(score.to_string().as_bytes());
+                self.word(&expected(Some(&score.to_string().into_bytes())));
             }
             Probe::Text { value } => {
                 self.word(b"GET");
                 self.number(key);
                 self.word(&expected(Some(value)));
             }
+            Probe::Member { member } => {
+                self.word(b"SISMEMBER");
+                self.number(key);
+                self.word(member);
+            }
+            Probe::Key { idle, .. } => {
+                self.word(b"IDLE");
+                self.number(key);
+                self.word(idle.map_or_else(String::new, |idle| idle.to_string()).as_bytes());
+            }
             Probe::Field { .. } | Probe::Fields { .. } => {}
         }
     }
 
-    fn entry(&mut self, one: &Prepared, slots: &[usize]) {
+    fn entry(&mut self, one: &Prepared, slots: &Slots) {
         let key = self.key(&one.id.key);
         self.number(key);
-        self.word(match one.probe {
+        self.word(match &one.probe {
             Probe::Score { .. } => b"zset",
             Probe::Field { .. } | Probe::Fields { .. } => b"hash",
             Probe::Text { .. } => b"string",
+            Probe::Member { .. } => b"set",
+            Probe::Key { kind, .. } => kind,
         });
         self.number(usize::from(one.id.member.is_some()));
-        self.number(slots.len());
-        slots.iter().for_each(|slot| self.number(*slot));
+        for slots in [&slots.own, &slots.elsewhere] {
+            self.number(slots.len());
+            slots.iter().for_each(|slot| self.number(*slot));
+        }
         self.number(one.unless.questions.len());
         one.unless.questions.iter().for_each(|question| self.question(question));
         self.number(one.deeds.len());
@@ -600,7 +714,8 @@ impl Call {
     }
 
     fn question(&mut self, question: &Question) {
-        self.command(question.verb, &question.keys, &question.args);
+        let Query { verb, keys, args } = &question.query;
+        self.command(verb, keys, args);
         let (how, with, protects) = question.compared();
         self.word(how.as_bytes());
         self.word(&with);
@@ -660,6 +775,14 @@ impl Call {
     }
 }
 
+/// Where the answers of an entry's probes are found.
+#[derive(Clone, Default)]
+struct Slots {
+    /// Its own.
+    own: Vec<usize>,
+    elsewhere: Vec<usize>,
+}
+
 fn expected(value: Option<&Vec<u8>>) -> Vec<u8> {
     value.map_or_else(|| b"-".to_vec(), |value| [b"=", value.as_slice()].concat())
 }
@@ -685,6 +808,7 @@ mod tests {
         Prepared {
             id,
             probe,
+            elsewhere: vec![],
             unless: Unless::default(),
             deeds: companions.iter().cloned().chain([own]).collect(),
             skipped: 0,
@@ -702,6 +826,7 @@ mod tests {
         Prepared {
             id: EntryId::key(key.as_bytes()),
             probe: Probe::Fields { fields },
+            elsewhere: vec![],
             unless: Unless::default(),
             deeds,
             skipped: 0,
@@ -741,7 +866,7 @@ mod tests {
     #[test]
     fn what_one_writes_and_protects_another_is_parted() {
         let asking = |name: &str, condition: &str| {
-            let scope = Scope { layout: Some(Layout::Hash), captures: &[] };
+            let scope = Scope { layout: Some(Layout::Hash), ..Scope::default() };
             let condition = Condition::parse(condition, &scope).unwrap();
             let Filled::Asked(question) = condition::fill(&condition, |_| None) else { panic!("a question") };
             Prepared { unless: Unless { holds: false, questions: vec![question] }, ..field(name, &[]) }

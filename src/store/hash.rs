@@ -9,7 +9,7 @@ use super::connect::{Link, Live};
 use super::error::Error;
 use super::own::Own;
 use super::status::Purpose;
-use super::{Found, Reading, Taker, reply, scan};
+use super::{Held, Reading, Taker, reply, scan};
 use crate::language::source::Source;
 use crate::policy::entry::{Bytes, EntryId, Now};
 
@@ -42,7 +42,7 @@ pub(super) async fn look(
     live: &Live,
     source: &Source,
     ids: &[EntryId],
-) -> Result<(Now, Vec<Found>), Error> {
+) -> Result<(Now, Vec<Held>), Error> {
     let doing = super::looking(source);
     let mut of_key: BTreeMap<&Bytes, Vec<usize>> = BTreeMap::new();
     ids.iter().enumerate().for_each(|(at, id)| of_key.entry(&id.key).or_default().push(at));
@@ -54,21 +54,21 @@ pub(super) async fn look(
     }
     let mut replies = link.ask(live, Purpose::Read, &doing, &commands).await?.into_iter();
     let now = link.now(&doing, replies.next().unwrap_or_default())?;
-    let mut found = vec![Found::Gone; ids.len()];
+    let mut held = vec![Held::Nothing; ids.len()];
     for (places, reply) in of_key.into_values().zip(replies) {
         let read = || {
             if places.first().is_some_and(|at| super::became_another(source, &ids[*at], &reply)) {
-                places.iter().for_each(|at| found[*at] = Found::WrongType);
+                places.iter().for_each(|at| held[*at] = Held::WrongType);
                 return Ok(());
             }
             places.iter().zip(reply::array(reply)?).try_for_each(|(at, value)| {
                 if let Some(value) = reply::bytes(value)? {
-                    found[*at] = Found::entry(source, &ids[*at], Own::Value(value), now);
+                    held[*at] = Held::Own(Own::Value(value));
                 }
                 Ok(())
             })
         };
         read().map_err(|unexpected| link.unexpected(&doing, unexpected))?;
     }
-    Ok((now, found))
+    Ok((now, held))
 }

@@ -12,18 +12,13 @@ use super::error::{Error, Kind};
 use super::own::{self, Own};
 use super::scan::{MAX_PAGES, PageSize};
 use super::status::Purpose;
-use super::{Found, Reading, Taker, reply};
+use super::{Held, Reading, Taker, reply};
 use crate::language::action::OWN_PREFIX;
 use crate::language::pattern::Pattern;
 use crate::language::source::Source;
+use crate::language::template::Layout;
+use crate::language::value::Value as Stored;
 use crate::policy::entry::{Bytes, EntryId, Now};
-
-/// What a key turned out to hold.
-enum Held {
-    Nothing,
-    WrongType,
-    Own(Own),
-}
 
 impl Held {
     /// Whether nothing was read, whatever the key may be.
@@ -43,7 +38,8 @@ pub(super) async fn walk(
     into: &mut impl Taker,
 ) -> Result<ControlFlow<()>, Error> {
     let Reading { link, live, source, doing, .. } = reading;
-    let reader = Reader { link, live, doing, fields: own::survey_fields(source), purpose: Purpose::Scan };
+    let wanted = Wanted::of(source, own::survey_fields(source));
+    let reader = Reader { link, live, doing, wanted, purpose: Purpose::Scan };
     let glob = pattern.glob();
     let mut size = PageSize::new();
     let mut cursor = Some(0);
@@ -90,17 +86,13 @@ pub(super) async fn look(
     live: &Live,
     source: &Source,
     ids: &[EntryId],
-) -> Result<(Now, Vec<Found>), Error> {
+) -> Result<(Now, Vec<Held>), Error> {
     let doing = super::looking(source);
-    let reader = Reader { link, live, doing: &doing, fields: own::evidence_fields(source), purpose: Purpose::Read };
+    let wanted = Wanted::of(source, own::evidence_fields(source));
+    let reader = Reader { link, live, doing: &doing, wanted, purpose: Purpose::Read };
     let names: Vec<Vec<u8>> = ids.iter().map(|id| id.key.to_vec()).collect();
     let (now, held, _) = reader.read(&names, None).await?;
-    let found = ids.iter().zip(held).map(|(id, held)| match held {
-        Held::Nothing => Found::Gone,
-        Held::WrongType => Found::WrongType,
-        Held::Own(own) => Found::entry(source, id, own, now),
-    });
-    Ok((now, found.collect()))
+    Ok((now, held))
 }
 
 fn held_size(held: &Held) -> usize {
@@ -115,9 +107,28 @@ struct Reader<'a> {
     link: &'a Link,
     live: &'a Live,
     doing: &'a str,
-    /// The fields to read, where the keys hold hashes.
-    fields: Option<Vec<Bytes>>,
+    wanted: Wanted,
     purpose: Purpose,
+}
+
+/// What is read of each key.
+enum Wanted {
+    /// The string that it holds.
+    Text,
+    /// These fields of the hash that it holds.
+    Fields(Vec<Bytes>),
+    /// Nothing but its type, so that nobody looks as if they had used it; and how long nobody has, if that is asked.
+    Kind { idle: bool },
+}
+
+impl Wanted {
+    fn of(source: &Source, fields: Option<Vec<Bytes>>) -> Self {
+        match (source.layout, fields) {
+            (Layout::Keys, _) => Self::Kind { idle: source.last_ping == [Stored::Idle] },
+            (_, Some(fields)) => Self::Fields(fields),
+            (_, None) => Self::Text,
+        }
+    }
 }
 
 impl Reader<'_> {
@@ -130,13 +141,19 @@ impl Reader<'_> {
     ) -> Result<(Now, Vec<Held>, Option<Value>), Error> {
         let mut commands = redis::pipe();
         commands.cmd("TIME");
-        match &self.fields {
-            Some(fields) => names.iter().for_each(|name| {
+        match &self.wanted {
+            Wanted::Fields(fields) => names.iter().for_each(|name| {
                 commands.cmd("HMGET").arg(name);
                 fields.iter().for_each(|field| _ = commands.arg(&field[..]));
             }),
-            None if names.is_empty() => {}
-            None => _ = commands.cmd("MGET").arg(names),
+            Wanted::Kind { idle } => names.iter().for_each(|name| {
+                commands.cmd("TYPE").arg(name);
+                if *idle {
+                    commands.cmd("OBJECT").arg("IDLETIME").arg(name);
+                }
+            }),
+            Wanted::Text if names.is_empty() => {}
+            Wanted::Text => _ = commands.cmd("MGET").arg(names),
         }
         if let Some((cursor, glob, items)) = next {
             commands.cmd("SCAN").arg(cursor).arg("MATCH").arg(glob).arg("COUNT").arg(items);
@@ -145,9 +162,10 @@ impl Reader<'_> {
         let page = next.and_then(|_| replies.pop());
         let mut replies = replies.into_iter();
         let now = self.link.now(self.doing, replies.next().unwrap_or_default())?;
-        let held = match &self.fields {
-            Some(fields) => replies.map(|reply| hash(fields, reply)).collect::<Result<Vec<_>, _>>(),
-            None => strings(replies.next()),
+        let held = match &self.wanted {
+            Wanted::Fields(fields) => replies.map(|reply| hash(fields, reply)).collect::<Result<Vec<_>, _>>(),
+            Wanted::Kind { idle } => kinds(replies.collect(), *idle),
+            Wanted::Text => strings(replies.next()),
         };
         let mut held = held.map_err(|unexpected| self.link.unexpected(self.doing, unexpected))?;
         self.tell_types_apart(names, &mut held).await?;
@@ -164,7 +182,7 @@ impl Reader<'_> {
         let mut commands = redis::pipe();
         empty.iter().for_each(|at| _ = commands.cmd("TYPE").arg(&names[*at]));
         let types = self.link.ask(self.live, self.purpose, self.doing, &commands).await?;
-        let wanted: &[u8] = if self.fields.is_some() { b"hash" } else { b"string" };
+        let wanted: &[u8] = if matches!(self.wanted, Wanted::Fields(_)) { b"hash" } else { b"string" };
         for (at, kind) in empty.into_iter().zip(types) {
             let kind = reply::some_bytes(kind).map_err(|unexpected| self.link.unexpected(self.doing, unexpected))?;
             if kind == b"none" {
@@ -185,6 +203,19 @@ fn hash(fields: &[Bytes], reply: Value) -> Result<Held, reply::Unexpected> {
     }
     let values = reply::array(reply)?.into_iter().map(reply::bytes).collect::<Result<Vec<_>, _>>()?;
     Ok(Held::Own(Own::Fields(fields.iter().cloned().zip(values).collect())))
+}
+
+/// The types, each with an idle time behind it if that was asked. Under a policy that counts how often keys are used,
+/// Redis tells no idle time, and it says so.
+fn kinds(replies: Vec<Value>, idle: bool) -> Result<Vec<Held>, reply::Unexpected> {
+    let of_one = if idle { 2 } else { 1 };
+    let held = replies.chunks(of_one).map(|replies| {
+        let mut replies = replies.iter().cloned();
+        let kind = reply::some_bytes(replies.next().unwrap_or_default())?;
+        let idle = replies.next().and_then(|idle| reply::count(idle).ok());
+        Ok(if kind == b"none" { Held::Nothing } else { Held::Own(Own::Key { kind, idle }) })
+    });
+    held.collect()
 }
 
 fn strings(reply: Option<Value>) -> Result<Vec<Held>, reply::Unexpected> {

@@ -4,9 +4,10 @@
 //! entries look like now ([`Store::look`]), and away with them ([`Store::evict`]). Nothing here decides.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
+use asking::{Answers, Asking, until_told};
 use audience::Ask;
 use condition::Unless;
 use connect::{Health, Link, Live};
@@ -17,21 +18,23 @@ use lease::Lease;
 use naming::Naming;
 use orders::Spending;
 use outbox::Outbox;
-use own::Own;
+use own::{Facts, Own, Sign, Told};
 use state::{Keeper, Kept};
 use status::Purpose;
 
 use crate::clock::Clock;
-use crate::language::source::{Container, Source};
+use crate::language::source::{Container, Missing, Source};
 use crate::policy::continuity::Identity;
 use crate::policy::entry::{EntryId, Mark, Now, Timestamp};
 use crate::policy::memory::Memory;
 use crate::policy::order::Release;
 use crate::policy::ping::{self, Format, Raw, Unit, Unreadable};
 use crate::policy::staleness::{Freshness, Timing};
-use crate::policy::survey::{Judged, Survey};
+use crate::policy::survey::{Absence, Judged, Survey};
+use crate::policy::timeless::Timeless;
 use crate::text::Redaction;
 
+mod asking;
 pub mod audience;
 mod condition;
 pub mod connect;
@@ -54,6 +57,7 @@ mod reply;
 pub mod rights;
 pub mod sample;
 mod scan;
+mod set;
 pub mod standing;
 pub mod state;
 pub mod status;
@@ -72,6 +76,8 @@ pub struct Store {
     keeper: Option<Arc<Keeper>>,
     /// Our part in the lease; none in a dry run.
     lease: Option<Arc<Lease>>,
+    /// What carries no time: since when we have seen it so.
+    timeless: Arc<Mutex<Timeless>>,
 }
 
 /// A whole survey, and the process it was read from.
@@ -127,24 +133,32 @@ pub enum Found {
         /// A condition that protects it holds; asked only of the stale.
         protected: bool,
         /// What a strike on it needs.
-        prepared: Prepared,
+        prepared: Box<Prepared>,
     },
 }
 
-impl Found {
-    fn entry(source: &Source, id: &EntryId, own: own::Own, now: Now) -> Self {
-        let (judged, mark) = own::judge(source, &own, now.server);
-        let last_ping = judged.ok().map(|(last_ping, _)| last_ping);
-        let prepared = own::prepare(source, id, own, last_ping);
-        Self::Entry { judged, mark, protected: prepared.unless.holds, prepared }
-    }
+/// What stands where an entry was looked for.
+#[derive(Clone, Debug)]
+enum Held {
+    Nothing,
+    WrongType,
+    Own(Own),
+}
+
+/// An entry, judged.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    judged: Judged,
+    mark: Mark,
+    /// It was judged by an absence; and whether it showed a sign of life before that.
+    absent: Option<bool>,
 }
 
 impl Store {
     /// A source as it is found through `link`; of more than `max_keys` containers there is no survey.
     pub fn new(link: Arc<Link>, source: Arc<Source>, timing: Timing, max_keys: u32) -> Self {
         let naming = Naming::new(Arc::clone(&source), None);
-        Self { link, source, timing, naming, max_keys, keeper: None, lease: None }
+        Self { link, source, timing, naming, max_keys, keeper: None, lease: None, timeless: Arc::default() }
     }
 
     /// The same, with the ids of its entries hidden where people or programs read of them, if they are to be.
@@ -215,9 +229,12 @@ impl Store {
         let Greeted { health: before, kept } = self.greet_on(live).await?;
         let reading = self.reading(live, "surveying");
         let survey = Survey::wanting(self.timing, ask.wanted).seeded(fastrand::u64(..));
-        let mut into = Surveying { store: self, live, ask, survey, doubtful: Vec::new() };
+        let mut into = Surveying { store: self, live, ask, survey, staged: Vec::new(), doubtful: Vec::new() };
+        self.timeless().begin();
         match &self.source.container {
-            Container::Zset(_) | Container::Hash(_) => Containers(&reading).survey(&mut into).await?,
+            Container::Zset(_) | Container::Hash(_) | Container::Set(_) => {
+                Containers(&reading).survey(&mut into).await?
+            }
             Container::Keys(patterns) => {
                 // bound: as many as are configured
                 for pattern in patterns.iter() {
@@ -226,6 +243,9 @@ impl Store {
                 }
             }
         }
+        self.timeless().end();
+        into.survey.settle(self.source.last_ping.len());
+        into.turn(0).await?;
         let after = self.link.health(live).await?;
         let (identity, began, ended) = (after.identity, before.now, after.now);
         Ok(Surveyed { identity, began, ended, survey: into.survey, refusals: after.refusals, kept })
@@ -286,50 +306,145 @@ impl Store {
     /// # Errors
     /// Whatever kept them from being read.
     pub async fn look(&self, ids: &[EntryId]) -> Result<Looked, Error> {
-        let live = self.link.live().await?;
-        let mut looked = self.look_on(&live, ids).await?;
-        self.ask_protection(&live, looked.now, &mut looked.found).await?;
-        Ok(looked)
+        self.look_on(&*self.link.live().await?, ids, true).await
     }
 
-    /// The same, for who only wants to know their pings: nobody asks what protects them.
+    /// The same, for who only wants to know their pings: nobody asks what protects them, and no strike follows.
     ///
     /// # Errors
     /// Whatever kept them from being read.
     pub async fn glance(&self, ids: &[EntryId]) -> Result<Looked, Error> {
-        self.look_on(&*self.link.live().await?, ids).await
+        self.look_on(&*self.link.live().await?, ids, false).await
     }
 
-    async fn look_on(&self, live: &Live, ids: &[EntryId]) -> Result<Looked, Error> {
+    async fn look_on(&self, live: &Live, ids: &[EntryId], strikes: bool) -> Result<Looked, Error> {
         let (link, source) = (&*self.link, &*self.source);
-        let found = async {
+        let held = async {
             match &source.container {
                 Container::Zset(_) => zset::look(link, live, source, ids).await,
                 Container::Hash(_) => hash::look(link, live, source, ids).await,
+                Container::Set(_) => set::look(link, live, source, ids).await,
                 Container::Keys(_) => keys::look(link, live, source, ids).await,
             }
         };
         // Both are on their way at once, on one connection and so in this order.
-        let (unchanged, found) = tokio::join!(link.unchanged(live), found);
+        let (unchanged, held) = tokio::join!(link.unchanged(live), held);
         unchanged?;
-        let (now, found) = found?;
+        let (now, held) = held?;
+        let found = self.find(live, ids, held, now, strikes).await?;
         Ok(Looked { identity: live.identity.clone(), now, found })
     }
 
+    /// What was held under these ids → what it is, with everything asked for it that tells.
+    async fn find(
+        &self,
+        live: &Live,
+        ids: &[EntryId],
+        held: Vec<Held>,
+        now: Now,
+        strikes: bool,
+    ) -> Result<Vec<Found>, Error> {
+        let doing = looking(&self.source);
+        let asking = Asking { link: &self.link, live, purpose: Purpose::Read, doing: &doing, strict: true };
+        let mut answers = Answers::default();
+        let mut found: Vec<(&EntryId, Held, Option<Found>)> =
+            ids.iter().zip(held).map(|(id, held)| (id, held, None)).collect();
+        until_told(&asking, &mut answers, &mut found, |(id, held, found), answers| {
+            *found = match held {
+                Held::Nothing => Some(Found::Gone),
+                Held::WrongType => Some(Found::WrongType),
+                Held::Own(own) => self.found(id, own, now, answers, strikes),
+            };
+            found.is_some()
+        })
+        .await?;
+        let mut found: Vec<Found> = found.into_iter().map(|(.., found)| found.unwrap_or(Found::Gone)).collect();
+        if strikes {
+            self.ask_protection(&Asking { strict: false, ..asking }, &mut answers, now, &mut found).await?;
+        }
+        Ok(found)
+    }
+
+    /// None where something has to be asked first.
+    fn found(&self, id: &EntryId, own: &Own, now: Now, answers: &Answers, strikes: bool) -> Option<Found> {
+        let facts = Facts::new(&self.source, id, own, now, answers);
+        let belongs = facts.belongs();
+        let told = facts.tell(|at| self.is_live(at, now));
+        if facts.is_pending() {
+            return None;
+        }
+        if !belongs {
+            return Some(Found::Gone);
+        }
+        let Seen { judged, mark, .. } = self.judge(id, &told, now);
+        let last_ping = judged.ok().map(|(last_ping, _)| last_ping);
+        let prepared = Box::new(facts.prepare(last_ping, strikes));
+        (!facts.is_pending()).then_some(Found::Entry { judged, mark, protected: false, prepared })
+    }
+
+    /// When an entry was last known alive: what carries no time is as old as we have seen it so.
+    fn judge(&self, id: &EntryId, told: &Told, now: Now) -> Seen {
+        let Told { sign, mark, .. } = *told;
+        let seen = |judged| Seen { judged, mark, absent: None };
+        match sign {
+            Sign::Time(judged) => {
+                if self.source.judges_by_absence() && judged.is_ok_and(|(at, _)| self.is_live(at, now)) {
+                    self.timeless().lived(id, now);
+                }
+                seen(judged)
+            }
+            Sign::Exists => {
+                self.timeless().lived(id, now);
+                seen(Ok((now.server, Unit::Exists)))
+            }
+            Sign::Idle(at) => {
+                let at = self.timeless().settled(id, at, now);
+                Seen { mark: Mark::of([Some(&at.millis().to_be_bytes()[..])]), ..seen(Ok((at, Unit::Idle))) }
+            }
+            Sign::Unchanged => {
+                let since = self.timeless().saw(id, mark, None, now);
+                seen(since.map(|since| (since.at, Unit::Unchanged)).ok_or(Unreadable::Missing))
+            }
+            Sign::Missing if self.source.missing == Missing::Skip => seen(Err(Unreadable::Missing)),
+            Sign::Missing => {
+                // Each survey looks, and surveys are a heartbeat apart.
+                let longest_gap = self.timing.look_interval() * 2;
+                match self.timeless().saw(id, mark, Some(longest_gap), now) {
+                    Some(since) => Seen { absent: Some(since.lived), ..seen(Ok((since.at, Unit::Missing))) },
+                    None => seen(Err(Unreadable::Missing)),
+                }
+            }
+        }
+    }
+
+    fn timeless(&self) -> std::sync::MutexGuard<'_, Timeless> {
+        self.timeless.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Asks of the stale among these what protects them.
-    async fn ask_protection(&self, live: &Live, now: Now, found: &mut [Found]) -> Result<(), Error> {
+    async fn ask_protection(
+        &self,
+        asking: &Asking<'_>,
+        answers: &mut Answers,
+        now: Now,
+        found: &mut [Found],
+    ) -> Result<(), Error> {
         let stale = |judged: &Judged| judged.is_ok_and(|(last_ping, _)| self.is_stale(last_ping, now));
-        let asking = found.iter_mut().filter_map(|found| match found {
+        let unless = found.iter_mut().filter_map(|found| match found {
             Found::Entry { judged, prepared, .. } if stale(judged) => Some(&mut prepared.unless),
             _ => None,
         });
-        condition::ask(&self.link, live, Purpose::Read, &looking(&self.source), asking).await?;
+        condition::ask(asking, answers, unless).await?;
         for one in found {
             if let Found::Entry { protected, prepared, .. } = one {
                 *protected = prepared.unless.holds;
             }
         }
         Ok(())
+    }
+
+    fn is_live(&self, at: Timestamp, now: Now) -> bool {
+        matches!(self.timing.judge(at, now.server), Freshness::Fresh | Freshness::Late)
     }
 
     fn is_stale(&self, last_ping: Timestamp, now: Now) -> bool {
@@ -400,19 +515,55 @@ struct Surveying<'a> {
     live: &'a Live,
     ask: &'a Ask,
     survey: Survey,
+    /// The entries of this page, where something has to be asked before they can be judged.
+    staged: Vec<Staged>,
     /// The stale of this page, of which only Redis knows whether something protects them.
     doubtful: Vec<Doubtful>,
+}
+
+/// An entry that is judged by what was read of it alone, whichever it is.
+static NOBODY: LazyLock<EntryId> = LazyLock::new(|| EntryId::key(*b""));
+
+/// An entry as it was read, and what it comes to.
+struct Staged {
+    id: EntryId,
+    own: Own,
+    now: Now,
+    /// None where it is no entry of the source.
+    view: Option<View>,
+}
+
+/// What an entry tells.
+struct View {
+    told: Told,
+    label: Option<Vec<u8>>,
 }
 
 /// A stale entry, and what may protect it.
 struct Doubtful {
     id: EntryId,
+    own: Own,
     /// Of its group, where the source names one.
     label: Option<Vec<u8>>,
     ping: (Timestamp, Unit),
     mark: Mark,
+    absent: Option<bool>,
     now: Now,
     unless: Unless,
+}
+
+impl Doubtful {
+    fn observe(self, survey: &mut Survey) {
+        let Self { id, label, ping, mark, absent, now, unless, .. } = self;
+        let protected = unless.holds;
+        match absent {
+            Some(lived) => {
+                survey.observe_absence(Absence { id, label, since: ping.0, lived, mark, now, protected });
+            }
+            None if protected => survey.observe_protected(label.as_deref(), ping, mark, now, id),
+            None => survey.observe_in(label.as_deref(), Ok(ping), mark, now, || id),
+        }
+    }
 }
 
 impl Taker for Surveying<'_> {
@@ -422,37 +573,74 @@ impl Taker for Surveying<'_> {
             self.survey.observe(Err(Unreadable::WrongType), Mark::of([]), now, id);
             return ControlFlow::Continue(());
         };
-        let (judged, mark) = own::judge(source, &own, now.server);
-        let doubtful = judged.ok().filter(|ping| !source.unless.is_empty() && self.store.is_stale(ping.0, now));
-        if doubtful.is_none() && source.group.is_none() {
-            self.survey.observe(judged, mark, now, id);
+        let none = Answers::default();
+        if source.judges_alone() {
+            let told = Facts::new(source, &NOBODY, &own, now, &none).tell(|_| false);
+            if let Sign::Time(judged) = told.sign {
+                self.survey.observe(judged, told.mark, now, id);
+            }
             return ControlFlow::Continue(());
         }
         let id = id();
-        let label = own::label(source, &id, &own);
-        match doubtful {
-            Some(ping) => {
-                let unless = own::unless(source, &id, &own);
-                self.doubtful.push(Doubtful { id, label, ping, mark, now, unless });
-            }
-            None => self.survey.observe_in(label.as_deref(), judged, mark, now, || id),
+        if id.member.as_deref().is_some_and(|member| !source.admits(member)) {
+            self.survey.foreign += 1;
+        } else if source.asks_first() {
+            self.staged.push(Staged { id, own, now, view: None });
+        } else {
+            let facts = Facts::new(source, &id, &own, now, &none);
+            let view = View { told: facts.tell(|_| false), label: facts.label() };
+            self.judge(Staged { id, own, now, view: Some(view) });
         }
         ControlFlow::Continue(())
     }
 
     async fn turn(&mut self, items: usize) -> Result<(), Error> {
-        let (store, mut doubtful) = (self.store, std::mem::take(&mut self.doubtful));
+        let (store, live) = (self.store, self.live);
         let doing = format!("surveying source {}", store.source.name);
-        let asking = doubtful.iter_mut().map(|one| &mut one.unless);
-        condition::ask(&store.link, self.live, Purpose::Scan, &doing, asking).await?;
-        for Doubtful { id, label, ping, mark, now, unless } in doubtful {
-            match unless.holds {
-                true => self.survey.observe_protected(label.as_deref(), ping, mark, now, id),
-                false => self.survey.observe_in(label.as_deref(), Ok(ping), mark, now, || id),
-            }
-        }
+        let asking = Asking { link: &store.link, live, purpose: Purpose::Scan, doing: &doing, strict: true };
+        let mut answers = Answers::default();
+        let mut staged = std::mem::take(&mut self.staged);
+        until_told(&asking, &mut answers, &mut staged, |one, answers| {
+            let facts = Facts::new(&store.source, &one.id, &one.own, one.now, answers);
+            let view = facts
+                .belongs()
+                .then(|| View { told: facts.tell(|at| store.is_live(at, one.now)), label: facts.label() });
+            one.view = view.filter(|_| !facts.is_pending());
+            !facts.is_pending()
+        })
+        .await?;
+        staged.into_iter().for_each(|one| self.judge(one));
+        let mut doubtful = std::mem::take(&mut self.doubtful);
+        until_told(&asking, &mut answers, &mut doubtful, |one, answers| {
+            let facts = Facts::new(&store.source, &one.id, &one.own, one.now, answers);
+            one.unless = facts.unless();
+            !facts.is_pending()
+        })
+        .await?;
+        let asking = Asking { strict: false, ..asking };
+        condition::ask(&asking, &mut answers, doubtful.iter_mut().map(|one| &mut one.unless)).await?;
+        doubtful.into_iter().for_each(|one| one.observe(&mut self.survey));
         self.ask.audience.hears(items, &mut self.survey, &store.naming).await;
         Ok(())
+    }
+}
+
+impl Surveying<'_> {
+    /// Takes in an entry of which everything is known but what protects it.
+    fn judge(&mut self, Staged { id, own, now, view }: Staged) {
+        let Some(View { told, label }) = view else { return };
+        let Seen { judged, mark, absent } = self.store.judge(&id, &told, now);
+        self.survey.gave(told.gave);
+        match judged {
+            Ok(ping) if absent.is_some() || self.store.is_stale(ping.0, now) => {
+                let one = Doubtful { id, own, label, ping, mark, absent, now, unless: Unless::default() };
+                match self.store.source.unless.is_empty() {
+                    true => one.observe(&mut self.survey),
+                    false => self.doubtful.push(one),
+                }
+            }
+            judged => self.survey.observe_in(label.as_deref(), judged, mark, now, || id),
+        }
     }
 }
 

@@ -50,29 +50,14 @@ impl Naming {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::language::pattern::Pattern;
-    use crate::language::source::{Container, Kind, LastPing};
-    use crate::policy::ping::Format;
-    use crate::policy::zone::Zone;
+    use crate::language::source::{Container, Kind};
 
     fn naming(kind: Kind, text: &str) -> (Naming, Arc<Redaction>) {
         let redaction = Arc::new(Redaction::keyed(&[3; 16]));
-        let source = Source {
-            name: "hub".into(),
-            container: Container::new(kind, vec![Pattern::parse(text, "the key").unwrap()]).unwrap(),
-            last_ping: LastPing::default_of(kind),
-            format: Format::Auto,
-            time_zone: Zone::default(),
-            deadline: Duration::ZERO,
-            ignore: Vec::new(),
-            group: None,
-            unless: Vec::new(),
-            companions: Vec::new(),
-            notify: Vec::new(),
-        };
+        let patterns = vec![Pattern::parse(text, "the key").unwrap()];
+        let source = Source::plain(Container::new(kind, patterns).unwrap());
         (Naming::new(Arc::new(source), Some(Arc::clone(&redaction))), redaction)
     }
 

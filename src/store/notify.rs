@@ -236,7 +236,7 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_millis(1_769_860_800_623);
 
     fn names() -> Names<'static> {
-        Names { scope: Scope { layout: Some(Layout::Hash), captures: &[] }, source: "hub" }
+        Names { scope: Scope { layout: Some(Layout::Hash), ..Scope::default() }, source: "hub" }
     }
 
     fn table(members: &[(&str, &str)]) -> Payload {

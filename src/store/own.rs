@@ -1,21 +1,28 @@
-//! One entry's own bytes → the times it is judged by, the values its templates name, the evidence a strike compares.
+//! One entry's own bytes and what was looked up for it → the times it is judged by, the values its templates name, the
+//! evidence a strike compares.
+//!
+//! Whatever has to be asked of Redis first is wanted of the [`Answers`], and until it is there nothing of the entry
+//! counts: [`Facts::is_pending`].
 
 use std::borrow::Cow;
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::ops::Range;
 
+use redis::Value as Reply;
 use serde_json::Value as Json;
 
-use super::condition::Unless;
-use super::evict::{Deed, Prepared, Probe};
-use super::{notify, outbox};
+use super::asking::{Answers, Query};
+use super::condition::{self, Filled, Unless};
+use super::evict::{Deed, Elsewhere, Prepared, Probe};
+use super::{notify, outbox, reply};
 use crate::language::action::{Action, Verb};
 use crate::language::condition::Condition;
 use crate::language::notify::Notification;
-use crate::language::source::{Container, LastPing, Source};
-use crate::language::template::{Pointer, Ref, Template};
-use crate::policy::entry::{Bytes, EntryId, Mark, Timestamp};
-use crate::policy::ping::{self, Raw};
+use crate::language::source::{Container, Source};
+use crate::language::template::{Layout, Pointer, Ref, Template};
+use crate::language::value::{Lookup, Place, Value};
+use crate::policy::entry::{Bytes, EntryId, Mark, Now, Timestamp};
+use crate::policy::ping::{self, Raw, Reading, Unreadable};
 use crate::policy::survey::Judged;
 
 /// What was read of an entry.
@@ -27,80 +34,71 @@ pub(super) enum Own {
     Value(Vec<u8>),
     /// Fields of a key that is a hash, absent ones included.
     Fields(Vec<(Bytes, Option<Vec<u8>>)>),
+    /// A member of a set, of which there is nothing else to read.
+    Member,
+    /// A key, its type, and for how many seconds nobody has used it, where that is asked.
+    Key {
+        /// As `TYPE` says it.
+        kind: Vec<u8>,
+        /// None where it is not asked, or where Redis does not count it.
+        idle: Option<u64>,
+    },
 }
 
 /// Not JSON where JSON was configured: as unreadable as a brace without its fellow.
 const NOT_JSON: Raw<'static> = Raw::Text(b"{");
 
-/// The entry's last ping, and the mark of the times it came from.
-pub(super) fn judge(source: &Source, own: &Own, now: Timestamp) -> (Judged, Mark) {
-    match (&source.last_ping, own) {
-        (_, Own::Score(score)) => {
-            let bits = score.to_bits().to_be_bytes();
-            (newest(source, [Raw::Score(*score)], now), Mark::of([Some(&bits[..])]))
-        }
-        (LastPing::Value(parts), Own::Value(value)) => judge_value(source, parts, value, now),
-        (LastPing::Fields(names), Own::Fields(fields)) => {
-            let texts: Vec<Option<&[u8]>> = names.iter().map(|name| field(fields, name)).collect();
-            let raws = texts.iter().map(|text| text.map_or(Raw::Absent, Raw::Text));
-            (newest(source, raws, now), Mark::of(texts.iter().copied()))
-        }
-        // The layout that read the entry is chosen by the same `last_ping`, so the two agree.
-        _ => (newest(source, [Raw::Absent], now), Mark::of([])),
-    }
+/// When an entry was last known alive, as far as it tells.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Told {
+    /// What there is to judge by.
+    pub(super) sign: Sign,
+    /// What must stand still between two looks.
+    pub(super) mark: Mark,
+    /// Which of the values of `last_ping` gave a time, or were there: a bit each.
+    pub(super) gave: u32,
 }
 
-/// The label of the entry's group, where the source names one and the entry has it.
-pub(super) fn label(source: &Source, id: &EntryId, own: &Own) -> Option<Vec<u8>> {
-    let values = Values::new(source, id, own);
-    source.group.as_ref()?.fill(|name| values.of(name))
+/// What there is to judge an entry by.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Sign {
+    /// A time.
+    Time(Judged),
+    /// A key that is there.
+    Exists,
+    /// The time of the last access.
+    Idle(Timestamp),
+    /// The value that it has.
+    Unchanged,
+    /// Nothing: what is looked up is not there.
+    Missing,
 }
 
-fn newest<'r>(source: &Source, raws: impl IntoIterator<Item = Raw<'r>>, now: Timestamp) -> Judged {
-    let reader = source.reader(now);
-    ping::newest(raws.into_iter().map(|raw| reader.read(raw)))
+/// The score of a member, judged.
+pub(super) fn judge_score(source: &Source, score: f64, now: Timestamp) -> (Judged, Mark) {
+    let bits = score.to_bits().to_be_bytes();
+    (ping::newest([source.reader(now).read(Raw::Score(score))]), Mark::of([Some(&bits[..])]))
 }
 
-fn judge_value(source: &Source, parts: &[Option<Pointer>], value: &[u8], now: Timestamp) -> (Judged, Mark) {
-    let json = parts.iter().any(Option::is_some).then(|| serde_json::from_slice::<Json>(value).ok()).flatten();
-    let texts: Vec<Part<'_>> = parts.iter().map(|part| Part::of(part.as_ref(), value, json.as_ref())).collect();
-    let judged = newest(source, texts.iter().map(Part::raw), now);
-    (judged, Mark::of(texts.iter().map(Part::text)))
-}
-
-/// A time within a value, as it stands there.
-enum Part<'v> {
+/// What stands where a value is looked up.
+enum Looked<'v> {
+    /// It has to be asked first.
+    NotYet,
+    /// Its key is not there; or in a key that all entries share, nothing of this one is.
+    Missing,
+    /// Nothing, and nobody has asked yet whether the key is there.
+    Nothing {
+        key: Vec<u8>,
+    },
+    /// Nothing, though its key is there, or nobody knows which key to ask.
     Absent,
     Text(Cow<'v, [u8]>),
+    Score(f64),
+    /// Present, but neither text nor number.
     Odd,
     NotJson,
-}
-
-impl<'v> Part<'v> {
-    fn of(pointer: Option<&Pointer>, value: &'v [u8], json: Option<&'v Json>) -> Self {
-        let Some(pointer) = pointer else { return Self::Text(value.into()) };
-        let Some(json) = json else { return Self::NotJson };
-        match pointer.find(json) {
-            None | Some(Json::Null) => Self::Absent,
-            Some(found) => scalar(found).map_or(Self::Odd, Self::Text),
-        }
-    }
-
-    fn raw(&self) -> Raw<'_> {
-        match self {
-            Self::Absent => Raw::Absent,
-            Self::Text(text) => Raw::Text(text),
-            Self::Odd => Raw::Odd,
-            Self::NotJson => NOT_JSON,
-        }
-    }
-
-    fn text(&self) -> Option<&[u8]> {
-        match self {
-            Self::Text(text) => Some(text),
-            Self::Absent | Self::Odd | Self::NotJson => None,
-        }
-    }
+    /// A key that is there.
+    There,
 }
 
 /// A string as its text, a number or boolean as JSON writes it; lists and objects have no text.
@@ -109,6 +107,15 @@ pub(super) fn scalar(json: &Json) -> Option<Cow<'_, [u8]>> {
         Json::String(text) => Some(text.as_bytes().into()),
         Json::Number(_) | Json::Bool(_) => Some(json.to_string().into_bytes().into()),
         Json::Null | Json::Array(_) | Json::Object(_) => None,
+    }
+}
+
+/// A part of a text, read as JSON.
+fn part_of<'v>(pointer: &Pointer, json: Option<&'v Json>) -> Looked<'v> {
+    match json.map(|json| pointer.find(json)) {
+        None => Looked::NotJson,
+        Some(None | Some(Json::Null)) => Looked::Absent,
+        Some(Some(found)) => scalar(found).map_or(Looked::Odd, Looked::Text),
     }
 }
 
@@ -127,16 +134,21 @@ pub(super) fn beginning(own: &Own, bytes: usize) -> Vec<u8> {
             let present = present.map(|(name, value)| [name, &b"="[..], &short(value)].concat());
             short(&present.collect::<Vec<_>>().join(&b' '))
         }
+        Own::Member | Own::Key { .. } => Vec::new(),
     }
 }
 
-/// The fields of a hash entry that a survey needs: those of its times, then those that name its group and those its
-/// conditions name. None where the entries are no such keys.
+/// The fields of a hash entry that a survey needs: those that its times, its `let`s, its group and its conditions name.
+/// None where the entries are no such keys.
 pub(super) fn survey_fields(source: &Source) -> Option<Vec<Bytes>> {
-    let LastPing::Fields(times) = &source.last_ping else { return None };
-    let mut fields = times.clone();
+    if source.layout != Layout::Hashes {
+        return None;
+    }
+    let mut fields = Vec::new();
+    let lets = source.lets.iter().flat_map(|one| &one.values);
+    add_fields(&mut fields, source.last_ping.iter().chain(lets).flat_map(Value::refs));
     add_fields(&mut fields, source.group.iter().flat_map(Template::refs));
-    add_fields(&mut fields, source.unless.iter().flat_map(Condition::refs));
+    add_fields(&mut fields, source.filters.iter().chain(&source.unless).flat_map(Condition::refs));
     Some(fields)
 }
 
@@ -158,72 +170,300 @@ fn add_fields<'r>(fields: &mut Vec<Bytes>, named: impl Iterator<Item = &'r Ref>)
     }
 }
 
-/// What protects an entry, as far as what was read of it tells.
-pub(super) fn unless(source: &Source, id: &EntryId, own: &Own) -> Unless {
-    let values = Values::new(source, id, own);
-    Unless::of(source, |name| values.of(name))
-}
-
-/// Everything a strike on this entry needs: its evidence, and its actions and notifications with every name filled in.
-/// `last_ping` as it was judged, where it could be.
-pub(super) fn prepare(source: &Source, id: &EntryId, own: Own, last_ping: Option<Timestamp>) -> Prepared {
-    let values = Values::new(source, id, &own);
-    let mut deeds = Vec::with_capacity(source.companions.len() + 1);
-    let mut skipped = 0;
-    for companion in &source.companions {
-        match values.fill(companion) {
-            Some(deed) => deeds.push(deed),
-            None => skipped += 1,
-        }
-    }
-    let trespasses = deeds.iter().any(|deed| deed.keys.iter().any(|key| source.is_hit_by(deed.verb, key)));
-    deeds.push(removal(source, id));
-    let outbox = if source.has_outbox() { outbox::key(source) } else { Vec::new() };
-    let known = notify::Values { own: |name: &Ref| values.of(name), last_ping, outbox: &outbox };
-    let notices: Vec<_> = source.notify.iter().filter_map(|notification| known.notice(notification)).collect();
-    let unsaid = source.notify.len() - notices.len();
-    let unless = Unless::of(source, |name| values.of(name));
-    Prepared { id: id.clone(), probe: probe(id, own), unless, deeds, skipped, notices, unsaid, trespasses }
-}
-
 fn removal(source: &Source, id: &EntryId) -> Deed {
     let (verb, args) = match (&source.container, &id.member) {
         (Container::Zset(_), Some(member)) => (Verb::Zrem, vec![member.to_vec()]),
         (Container::Hash(_), Some(field)) => (Verb::Hdel, vec![field.to_vec()]),
+        (Container::Set(_), Some(member)) => (Verb::Srem, vec![member.to_vec()]),
         _ => (Verb::Unlink, vec![]),
     };
     Deed { verb, keys: vec![id.key.to_vec()], args }
 }
 
-fn probe(id: &EntryId, own: Own) -> Probe {
+fn probe(id: &EntryId, own: &Own) -> Probe {
     let member = || id.member.clone().unwrap_or_default();
-    match own {
+    match own.clone() {
         Own::Score(score) => Probe::Score { member: member(), score },
         Own::Value(value) if id.member.is_some() => Probe::Field { field: member(), value },
         Own::Value(value) => Probe::Text { value },
         Own::Fields(fields) => Probe::Fields { fields },
+        Own::Member => Probe::Member { member: member() },
+        Own::Key { kind, idle } => Probe::Key { kind, idle },
     }
 }
 
-/// The named values of one entry.
-struct Values<'e> {
+/// What is known of one entry.
+pub(super) struct Facts<'e> {
+    source: &'e Source,
     id: &'e EntryId,
     own: &'e Own,
-    captures: Vec<Range<usize>>,
+    now: Now,
+    /// Of the key, and of the member.
+    captures: OnceCell<[Vec<Range<usize>>; 2]>,
     json: OnceCell<Option<Json>>,
+    answers: &'e Answers,
+    pending: Cell<bool>,
+    /// What was asked, and counts as evidence.
+    asked: RefCell<Vec<Query>>,
 }
 
-impl<'e> Values<'e> {
-    fn new(source: &Source, id: &'e EntryId, own: &'e Own) -> Self {
-        let captures = source.container.patterns().captures(&id.key).unwrap_or_default();
-        Self { id, own, captures, json: OnceCell::new() }
+impl<'e> Facts<'e> {
+    pub(super) fn new(source: &'e Source, id: &'e EntryId, own: &'e Own, now: Now, answers: &'e Answers) -> Self {
+        Self {
+            source,
+            id,
+            own,
+            now,
+            captures: OnceCell::new(),
+            json: OnceCell::new(),
+            answers,
+            pending: Cell::new(false),
+            asked: RefCell::default(),
+        }
     }
 
-    fn fill(&self, action: &Action) -> Option<Deed> {
-        let all = |templates: &[Template]| {
-            templates.iter().map(|template| template.fill(|name| self.of(name))).collect::<Option<Vec<_>>>()
+    /// Whether something has to be asked first; then nothing that was concluded from this counts.
+    pub(super) fn is_pending(&self) -> bool {
+        self.pending.get()
+    }
+
+    // === what is asked ===
+
+    fn ask(&self, query: Query) -> Option<&'e Reply> {
+        let found = self.answers.get(&query);
+        self.pending.set(self.pending.get() || found.is_none());
+        let mut asked = self.asked.borrow_mut();
+        if !asked.contains(&query) {
+            asked.push(query);
+        }
+        found
+    }
+
+    /// What is looked up, where an absence is told from a key that is gone.
+    fn look_up(&self, lookup: &Lookup) -> Looked<'e> {
+        match self.find(lookup) {
+            Looked::Nothing { key } => self.without(&lookup.place, key),
+            found => found,
+        }
+    }
+
+    /// What stands there, or nothing.
+    fn find(&self, Lookup { place, part }: &Lookup) -> Looked<'e> {
+        let Some(key) = self.fill(place.key()) else { return Looked::Absent };
+        let found = match place {
+            Place::Key(_) => return self.exists(key, Looked::There, Looked::Missing),
+            Place::Text(_) => self.text(Query::new("GET", key.clone(), None), key),
+            Place::Field { field, .. } => match self.fill(field) {
+                Some(field) => self.text(Query::new("HGET", key.clone(), Some(field)), key),
+                None => Looked::Absent,
+            },
+            Place::Score { member, .. } => match self.fill(member) {
+                Some(member) => self.score(Query::new("ZSCORE", key.clone(), Some(member)), key),
+                None => Looked::Absent,
+            },
         };
+        match (found, part) {
+            (Looked::Text(text), Some(pointer)) => {
+                let json: Option<Json> = serde_json::from_slice(&text).ok();
+                match part_of(pointer, json.as_ref()) {
+                    Looked::Text(text) => Looked::Text(text.into_owned().into()),
+                    Looked::Absent => Looked::Absent,
+                    Looked::Odd => Looked::Odd,
+                    _ => Looked::NotJson,
+                }
+            }
+            (found, _) => found,
+        }
+    }
+
+    fn text(&self, query: Query, key: Vec<u8>) -> Looked<'e> {
+        match self.ask(query) {
+            None => Looked::NotYet,
+            Some(Reply::BulkString(text)) => Looked::Text(Cow::Borrowed(text)),
+            Some(Reply::Nil) => Looked::Nothing { key },
+            Some(_) => Looked::Odd,
+        }
+    }
+
+    fn score(&self, query: Query, key: Vec<u8>) -> Looked<'e> {
+        match self.ask(query) {
+            None => Looked::NotYet,
+            Some(Reply::Nil) => Looked::Nothing { key },
+            Some(reply) => match reply::score(reply.clone()) {
+                Ok(Some(score)) => Looked::Score(score),
+                _ => Looked::Odd,
+            },
+        }
+    }
+
+    fn exists(&self, key: Vec<u8>, there: Looked<'e>, gone: Looked<'e>) -> Looked<'e> {
+        match self.ask(Query::new("EXISTS", key, None)) {
+            None => Looked::NotYet,
+            Some(Reply::Int(0)) => gone,
+            Some(_) => there,
+        }
+    }
+
+    /// A string that is nothing is gone. What is not in a key of this entry's own is missing only where the key itself is;
+    /// a key that all share has nothing of this one in it.
+    fn without(&self, place: &Place, key: Vec<u8>) -> Looked<'e> {
+        let of_one = place.key().refs().any(|name| self.source.is_of_one_entry(name));
+        match place {
+            Place::Field { .. } | Place::Score { .. } if of_one => self.exists(key, Looked::Absent, Looked::Missing),
+            _ => Looked::Missing,
+        }
+    }
+
+    // === what it comes to ===
+
+    /// Whether it is an entry of the source at all: every condition of `where` holds.
+    pub(super) fn belongs(&self) -> bool {
+        self.source.filters.iter().all(|condition| match condition::fill(condition, |name| self.of(name)) {
+            Filled::Known(holds) => holds,
+            Filled::Unfillable => false,
+            Filled::Asked(mut question) => match self.ask(question.query.clone()) {
+                Some(reply) => question.hear(reply.clone()).unwrap_or(false),
+                None => true,
+            },
+        })
+    }
+
+    /// The label of the entry's group, where the source names one and the entry has it.
+    pub(super) fn label(&self) -> Option<Vec<u8>> {
+        self.fill(self.source.group.as_ref()?)
+    }
+
+    /// When the entry was last known alive. `is_live` says of a time whether it is a sign of life.
+    pub(super) fn tell(&self, is_live: impl Fn(Timestamp) -> bool) -> Told {
+        let sign = |sign, mark: &[u8]| Told { sign, mark: Mark::of([Some(mark)]), gave: 0 };
+        match self.source.last_ping.as_slice() {
+            [Value::Idle] => {
+                let Own::Key { idle: Some(idle), .. } = self.own else {
+                    return sign(Sign::Time(Err(Unreadable::Unparsable)), b"");
+                };
+                let second = Timestamp::from_millis(self.now.server.millis() / 1_000 * 1_000);
+                return sign(Sign::Idle(second.minus(std::time::Duration::from_secs(*idle))), b"");
+            }
+            [Value::Unchanged] => return Told { sign: Sign::Unchanged, mark: self.mark_of_own(), gave: 0 },
+            _ => {}
+        }
+        let reader = self.source.reader(self.now.server);
+        let (mut readings, mut texts, mut gave, mut missing, mut there) = (Vec::new(), Vec::new(), 0, 0, false);
+        for (at, value) in self.source.last_ping.iter().enumerate() {
+            let looked = match value {
+                Value::Own(name) => self.own_time(name),
+                Value::Lookup(lookup) => match self.look_up(lookup) {
+                    // Whoever was built from nothing, or lost a part, may be alive all the same.
+                    Looked::Absent => {
+                        readings.push(Reading::Unreadable(Unreadable::Missing));
+                        Looked::Absent
+                    }
+                    looked => looked,
+                },
+                Value::Idle | Value::Unchanged => Looked::Absent,
+            };
+            let (raw, text) = match &looked {
+                Looked::NotYet | Looked::Nothing { .. } | Looked::Absent => (Raw::Absent, None),
+                Looked::Missing => {
+                    missing += 1;
+                    (Raw::Absent, None)
+                }
+                Looked::There => {
+                    (there, gave) = (true, gave | 1 << at);
+                    continue;
+                }
+                Looked::Text(text) => (Raw::Text(text), Some(text.to_vec())),
+                Looked::Score(score) => (Raw::Score(*score), Some(score.to_bits().to_be_bytes().to_vec())),
+                Looked::Odd => (Raw::Odd, None),
+                Looked::NotJson => (NOT_JSON, None),
+            };
+            let reading = reader.read(raw);
+            if matches!(reading, Reading::Ping { at, .. } if is_live(at)) {
+                gave |= 1 << at;
+            }
+            readings.push(reading);
+            texts.push(text);
+        }
+        let judged = ping::newest(readings);
+        if missing == self.source.last_ping.len() {
+            return Told { gave, ..sign(Sign::Missing, b"missing") };
+        }
+        // A sign of life is newer than any time, but what is present and unreadable spoils that too.
+        if there && judged.map_or_else(|why| why == Unreadable::Missing, |_| true) {
+            return Told { gave, ..sign(Sign::Exists, &self.now.server.millis().to_be_bytes()) };
+        }
+        Told { sign: Sign::Time(judged), mark: Mark::of(texts.iter().map(Option::as_deref)), gave }
+    }
+
+    fn mark_of_own(&self) -> Mark {
+        match self.own {
+            Own::Score(score) => Mark::of([Some(&score.to_bits().to_be_bytes()[..])]),
+            Own::Value(value) => Mark::of([Some(value.as_slice())]),
+            Own::Fields(fields) => Mark::of(fields.iter().map(|(_, value)| value.as_deref())),
+            Own::Member | Own::Key { .. } => Mark::of([]),
+        }
+    }
+
+    /// A time of the entry's own.
+    fn own_time(&self, name: &Ref) -> Looked<'_> {
+        match (name, self.own) {
+            (Ref::Score, Own::Score(score)) => Looked::Score(*score),
+            (Ref::Json(pointer), _) => part_of(pointer, self.json()),
+            _ => self.of(name).map_or(Looked::Absent, Looked::Text),
+        }
+    }
+
+    /// What protects it, as far as is known without asking.
+    pub(super) fn unless(&self) -> Unless {
+        Unless::of(self.source, |name| self.of(name))
+    }
+
+    /// Everything a strike on this entry needs: its evidence, and its actions and notifications with every name filled in.
+    /// `last_ping` as it was judged, where it could be. Where no strike follows, nothing is looked up for it.
+    pub(super) fn prepare(&self, last_ping: Option<Timestamp>, strikes: bool) -> Prepared {
+        let (source, id) = (self.source, self.id);
+        if !strikes {
+            return Prepared::of_nothing(id.clone(), probe(id, self.own));
+        }
+        let mut deeds = Vec::with_capacity(source.companions.len() + 1);
+        let mut skipped = 0;
+        for companion in &source.companions {
+            match self.deed(companion) {
+                Some(deed) => deeds.push(deed),
+                None => skipped += 1,
+            }
+        }
+        let trespasses = deeds.iter().any(|deed| deed.keys.iter().any(|key| source.is_hit_by(deed.verb, key)));
+        deeds.push(removal(source, id));
+        let outbox = if source.has_outbox() { outbox::key(source) } else { Vec::new() };
+        let known = notify::Values { own: |name: &Ref| self.of(name), last_ping, outbox: &outbox };
+        let notices: Vec<_> = source.notify.iter().filter_map(|notification| known.notice(notification)).collect();
+        let unsaid = source.notify.len() - notices.len();
+        // What `unless` names of the entry's values is evidence too, and so it comes before that is taken.
+        let unless = self.unless();
+        let asked = self.asked.borrow();
+        let elsewhere = asked.iter().filter_map(|query| Elsewhere::of(query, self.answers.get(query)?));
+        Prepared {
+            id: id.clone(),
+            probe: probe(id, self.own),
+            elsewhere: elsewhere.collect(),
+            unless,
+            deeds,
+            skipped,
+            notices,
+            unsaid,
+            trespasses,
+        }
+    }
+
+    fn deed(&self, action: &Action) -> Option<Deed> {
+        let all =
+            |templates: &[Template]| templates.iter().map(|template| self.fill(template)).collect::<Option<Vec<_>>>();
         Some(Deed { verb: action.verb, keys: all(&action.key)?, args: all(&action.args)? })
+    }
+
+    fn fill(&self, template: &Template) -> Option<Vec<u8>> {
+        template.fill(|name| self.of(name))
     }
 
     fn of(&self, name: &Ref) -> Option<Cow<'_, [u8]>> {
@@ -231,23 +471,54 @@ impl<'e> Values<'e> {
             (Ref::Key, _) => Some(self.id.key[..].into()),
             (Ref::Member, _) => self.id.member.as_deref().map(Cow::from),
             (Ref::Id, _) => Some(self.id.name().into()),
-            (Ref::Capture(index), _) => {
-                self.captures.get(*index).and_then(|at| self.id.key.get(at.clone())).map(Cow::from)
-            }
+            (Ref::Capture(at), _) => self.captured(*at).map(Cow::from),
+            (Ref::Let(at), _) => self.named(*at),
             (Ref::Score, Own::Score(score)) => Some(score.to_string().into_bytes().into()),
             (Ref::Value, Own::Value(value)) => Some(value.as_slice().into()),
-            (Ref::Value, Own::Score(_)) => Some(self.id.name().into()),
+            (Ref::Value, Own::Score(_) | Own::Member) => Some(self.id.name().into()),
             (Ref::Json(pointer), _) => pointer.find(self.json()?).and_then(scalar),
             (Ref::Field(name), Own::Fields(fields)) => field(fields, name).map(Cow::from),
             (Ref::Score | Ref::Value | Ref::Field(_), _) => None,
         }
     }
 
+    fn captured(&self, at: usize) -> Option<&[u8]> {
+        let [of_key, of_member] = self.captures.get_or_init(|| {
+            let split = self.source.id.as_ref().zip(self.id.member.as_deref());
+            let of_member = split.and_then(|(pattern, member)| pattern.captures(member));
+            [self.source.container.patterns().captures(&self.id.key), of_member].map(Option::unwrap_or_default)
+        });
+        match at.checked_sub(self.source.container.captures().len()) {
+            None => self.id.key.get(of_key.get(at)?.clone()),
+            Some(at) => self.id.member.as_deref()?.get(of_member.get(at)?.clone()),
+        }
+    }
+
+    /// The value of a `let`: the first that is there. What can't be read is there, and has no value.
+    fn named(&self, at: usize) -> Option<Cow<'_, [u8]>> {
+        for value in &self.source.lets.get(at)?.values {
+            let found = match value {
+                Value::Own(name) => self.of(name),
+                Value::Lookup(lookup) => match self.find(lookup) {
+                    Looked::Text(text) => Some(text),
+                    Looked::Score(score) => Some(score.to_string().into_bytes().into()),
+                    Looked::Nothing { .. } | Looked::Missing | Looked::Absent => None,
+                    Looked::NotYet | Looked::Odd | Looked::NotJson | Looked::There => return None,
+                },
+                Value::Idle | Value::Unchanged => None,
+            };
+            if found.is_some() {
+                return found;
+            }
+        }
+        None
+    }
+
     fn json(&self) -> Option<&Json> {
         let text = match self.own {
             Own::Value(value) => value.as_slice(),
-            Own::Score(_) => self.id.name(),
-            Own::Fields(_) => return None,
+            Own::Score(_) | Own::Member => self.id.name(),
+            Own::Fields(_) | Own::Key { .. } => return None,
         };
         self.json.get_or_init(|| serde_json::from_slice(text).ok()).as_ref()
     }

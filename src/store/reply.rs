@@ -20,10 +20,16 @@ impl Unexpected {
 
 type Result<T> = std::result::Result<T, Unexpected>;
 
+/// The error that stands in place of a reply, if one does.
+pub(super) fn refusal(value: &Value) -> Option<Unexpected> {
+    let Value::ServerError(error) = value else { return None };
+    let detail = format!("{} {}", error.code(), error.details().unwrap_or_default());
+    Some(Unexpected { kind: Kind::of_code(error.code()), detail })
+}
+
 fn unexpected<T>(wanted: &str, value: &Value) -> Result<T> {
-    if let Value::ServerError(error) = value {
-        let detail = format!("{} {}", error.code(), error.details().unwrap_or_default());
-        return Err(Unexpected { kind: Kind::of_code(error.code()), detail });
+    if let Some(refusal) = refusal(value) {
+        return Err(refusal);
     }
     let shape: String = match value {
         Value::Nil => "nothing".into(),

@@ -4,11 +4,12 @@
 //! that is made from it.
 
 use crate::language::action::{OWN_PREFIX, Verb};
-use crate::language::condition::{Compared, Condition, Test};
+use crate::language::condition::{Condition, Test};
 use crate::language::notify::{Notification, Target};
 use crate::language::pattern::escaped;
 use crate::language::source::{Container, Source};
 use crate::language::template::{Layout, Ref, Template};
+use crate::language::value::{Place, Value};
 use crate::text::quoted;
 
 mod acl;
@@ -77,6 +78,10 @@ const HMGET: Command = reads("HMGET", &["field"]);
 const HGETALL: Command = reads("HGETALL", &[]);
 const HLEN: Command = reads("HLEN", &[]);
 const HSCAN: Command = reads("HSCAN", &["0"]);
+const SSCAN: Command = reads("SSCAN", &["0"]);
+const SCARD: Command = reads("SCARD", &[]);
+/// Its first word stands before the key.
+const OBJECT: Command = reads("OBJECT|IDLETIME", &[]);
 const ZSCAN: Command = reads("ZSCAN", &["0"]);
 const ZSCORE: Command = reads("ZSCORE", &["member"]);
 const ZCARD: Command = reads("ZCARD", &[]);
@@ -159,13 +164,13 @@ fn of_reading(source: &Source) -> Vec<Right> {
     scan.into_iter().chain(on_entries).chain(source.container.globs().flat_map(|own| asking(source, &own))).collect()
 }
 
-/// What asks for the conditions of entries in `own`.
+/// What asks for the conditions of entries in `own`, and what is looked up for them.
 fn asking(source: &Source, own: &Glob) -> Vec<Right> {
-    let rights = source.unless.iter().filter_map(|condition| {
-        let keys = globs(condition.keys(), own);
+    let rights = source.filters.iter().chain(&source.unless).filter_map(|condition| {
+        let keys = globs(source, condition.keys(), own);
         Some(Right { command: asked(condition)?, on: On::Keys(keys) })
     });
-    rights.collect()
+    rights.chain(lookups(source, own)).collect()
 }
 
 /// None where the entry's own values tell.
@@ -175,13 +180,30 @@ fn asked(condition: &Condition) -> Option<Command> {
         Test::IsMember { .. } => SISMEMBER,
         Test::HasField { .. } => HEXISTS,
         Test::Disjoint(_) => SINTER,
-        Test::Equals { value, .. } => match value {
-            Compared::Own(_) => return None,
-            Compared::Text { .. } => GET,
-            Compared::Field { .. } => HGET,
-            Compared::Score { .. } => ZSCORE,
-        },
+        Test::Equals { value, .. } => looking_up(value)?,
     })
+}
+
+/// None where the entry's own values tell.
+fn looking_up(value: &Value) -> Option<Command> {
+    let Value::Lookup(lookup) = value else { return None };
+    Some(match lookup.place {
+        Place::Text(_) => GET,
+        Place::Field { .. } => HGET,
+        Place::Score { .. } => ZSCORE,
+        Place::Key(_) => EXISTS,
+    })
+}
+
+/// What is looked up for entries in `own`; an absence is told from a key that is gone.
+fn lookups(source: &Source, own: &Glob) -> Vec<Right> {
+    let values = source.last_ping.iter().chain(source.lets.iter().flat_map(|one| &one.values));
+    let rights = values.flat_map(|value| {
+        let keys = globs(source, value.key().map(std::slice::from_ref).unwrap_or_default(), own);
+        let commands = looking_up(value).into_iter().flat_map(|command| [command, EXISTS]);
+        commands.map(move |command| Right { command, on: On::Keys(keys.clone()) })
+    });
+    rights.collect()
 }
 
 /// What reads a container at an exact key, or those that a pattern finds: of these the small ones are read whole.
@@ -190,13 +212,17 @@ fn reading(source: &Source, exact: bool) -> Vec<Command> {
         true => &[ZCARD, ZCOUNT, ZRANGE, ZRANGEBYSCORE, ZREVRANGEBYSCORE],
         false => &[],
     };
-    let (first, always): (&[Command], &[Command]) = match (source.layout(), exact) {
+    let (first, always): (&[Command], &[Command]) = match (source.layout, exact) {
         (Layout::Zset, true) => (&[TYPE], &[ZSCORE, ZSCAN]),
         (Layout::Zset, false) => (&[ZCARD, ZRANGE], &[ZSCORE, ZSCAN]),
         (Layout::Hash, true) => (&[TYPE], &[HMGET, HSCAN]),
         (Layout::Hash, false) => (&[HLEN], &[HMGET, HSCAN]),
+        (Layout::Set, true) => (&[TYPE], &[SISMEMBER, SSCAN]),
+        (Layout::Set, false) => (&[SCARD], &[SISMEMBER, SSCAN]),
         (Layout::Strings, _) => (&[TYPE], &[MGET]),
         (Layout::Hashes, _) => (&[TYPE], &[HMGET]),
+        (Layout::Keys, _) if source.last_ping == [Value::Idle] => (&[TYPE], &[OBJECT]),
+        (Layout::Keys, _) => (&[TYPE], &[]),
     };
     [first, by_index, always].concat()
 }
@@ -208,7 +234,7 @@ fn of_striking(source: &Source) -> Vec<Right> {
     for own in source.container.globs() {
         called.extend(on_entries(source).into_iter().map(|command| Right::on(command, own.clone())));
         for companion in &source.companions {
-            let keys = globs(&companion.key, &own);
+            let keys = globs(source, &companion.key, &own);
             called.extend(keys.iter().map(|key| Right::on(TYPE, key.clone())));
             called.push(Right { command: writes(companion.verb), on: On::Keys(keys.clone()) });
             touched.extend(keys);
@@ -221,10 +247,10 @@ fn of_striking(source: &Source) -> Vec<Right> {
             match &notification.target {
                 Target::Channel { name, sharded } => {
                     let command = if *sharded { SPUBLISH } else { PUBLISH };
-                    called.push(Right { command, on: On::Channel(glob(name, &own)) });
+                    called.push(Right { command, on: On::Channel(glob(source, name, &own)) });
                 }
                 Target::Stream { key, .. } => {
-                    let key = glob(key, &own);
+                    let key = glob(source, key, &own);
                     called.extend([TYPE, XADD].map(|command| Right::on(command, key.clone())));
                     touched.push(key);
                 }
@@ -258,32 +284,40 @@ fn our_own() -> Glob {
 
 /// What the script does with entries and their containers.
 fn on_entries(source: &Source) -> Vec<Command> {
-    let compare = match source.layout() {
+    let compare = match source.layout {
         Layout::Zset => ZSCORE,
         Layout::Hash | Layout::Hashes => HMGET,
         Layout::Strings => GET,
+        Layout::Set => SISMEMBER,
+        Layout::Keys => OBJECT,
     };
     let remove = match source.container {
         Container::Zset(_) => Verb::Zrem,
         Container::Hash(_) => Verb::Hdel,
+        Container::Set(_) => Verb::Srem,
         Container::Keys(_) => Verb::Unlink,
     };
     let count = match source.container {
         Container::Zset(_) => ZCARD,
+        Container::Set(_) => SCARD,
         Container::Hash(_) | Container::Keys(_) => HLEN,
     };
     let counts = source.notify.iter().any(Notification::counts).then_some(count);
     [TYPE, compare, writes(remove)].into_iter().chain(counts).collect()
 }
 
-/// What a key or channel can become for entries in `own`. Of its values only the entry's own key is known to have a
-/// shape.
-fn glob(template: &Template, own: &Glob) -> Glob {
-    template.glob(|name| (*name == Ref::Key).then(|| own.clone()))
+/// What a key or channel can become for entries in `own`. Of its values the entry's own key is known to have a
+/// shape, and its member where `id` splits it.
+fn glob(source: &Source, template: &Template, own: &Glob) -> Glob {
+    let known = |name: &Ref| (*name == Ref::Key).then(|| own.clone());
+    match &source.id {
+        Some(id) => template.spelling_out(id).glob(known),
+        None => template.glob(known),
+    }
 }
 
-fn globs(templates: &[Template], own: &Glob) -> Vec<Glob> {
-    templates.iter().map(|template| glob(template, own)).collect()
+fn globs(source: &Source, templates: &[Template], own: &Glob) -> Vec<Glob> {
+    templates.iter().map(|template| glob(source, template, own)).collect()
 }
 
 // === impl Right ===
@@ -329,7 +363,7 @@ impl Right {
     /// A call that needs this right, with `filling` where its keys or its channel may differ.
     pub(super) fn call(&self, filling: &[u8]) -> Vec<Vec<u8>> {
         let keys: Vec<Vec<u8>> = self.keys().iter().chain(self.channel()).map(|glob| filled(glob, filling)).collect();
-        let mut words = vec![self.command.name.as_bytes().to_vec()];
+        let mut words: Vec<Vec<u8>> = self.command.name.split('|').map(|word| word.as_bytes().to_vec()).collect();
         if self.command.kind == Kind::Script {
             words.extend([b"return".to_vec(), keys.len().to_string().into_bytes()]);
         }

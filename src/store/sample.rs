@@ -7,15 +7,18 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
+use super::asking::{Answers, Asking, until_told};
+use super::connect::Live;
 use super::containers::Containers;
 use super::error::{Error, Kind};
-use super::own::{self, Own};
+use super::own::{self, Facts, Own, Sign};
+use super::scan;
 use super::status::Purpose;
 use super::{Reading, Store, Taker, hash, keys, reply, zset};
 use crate::language::pattern::Pattern;
 use crate::language::source::{Container, Kind as Layout, Source};
 use crate::policy::entry::{Bytes, EntryId, Now};
-use crate::policy::ping::{Format, Unreadable};
+use crate::policy::ping::{Format, Unit, Unreadable};
 use crate::policy::survey::Judged;
 
 /// More entries than this tell no more.
@@ -67,11 +70,13 @@ impl Store {
     pub async fn sample(&self) -> Result<Sample, Error> {
         let live = self.link.live().await?;
         let reading = self.reading(&live, "sampling");
-        let mut sampler = Sampler::new(&self.source);
+        let mut sampler = Sampler::new(self, &live);
         let mut sample = match &self.source.container {
             Container::Keys(_) => sampler.keys(&reading).await?,
-            Container::Zset(_) | Container::Hash(_) => sampler.containers(&reading).await?,
+            Container::Zset(_) | Container::Hash(_) | Container::Set(_) => sampler.containers(&reading).await?,
         };
+        // A walk that was broken off leaves the last page.
+        sampler.turn(0).await?;
         sample.entries = sampler.entries;
         let mut others = sample.entries.iter_mut().filter(|one| one.judged == Err(Unreadable::WrongType));
         if let Some(other) = others.find(|one| one.stored.is_empty()) {
@@ -95,17 +100,22 @@ async fn types_of(reading: &Reading<'_>, keys: &[Bytes]) -> Result<Vec<String>, 
 }
 
 struct Sampler<'s> {
+    store: &'s Store,
+    live: &'s Live,
     source: &'s Source,
     plainly: Source,
     entries: Vec<Sampled>,
+    /// Those of this page.
+    staged: Vec<(EntryId, Option<Own>, Now, Option<Sampled>)>,
     /// How many more may be taken of what is being read.
     share: usize,
 }
 
 impl<'s> Sampler<'s> {
-    fn new(source: &'s Source) -> Self {
+    fn new(store: &'s Store, live: &'s Live) -> Self {
+        let source = &*store.source;
         let plainly = Source { format: Format::Auto, deadline: Duration::ZERO, ..source.clone() };
-        Self { source, plainly, entries: Vec::new(), share: 0 }
+        Self { store, live, source, plainly, entries: Vec::new(), staged: Vec::new(), share: 0 }
     }
 
     async fn keys(&mut self, reading: &Reading<'_>) -> Result<Sample, Error> {
@@ -152,6 +162,7 @@ impl<'s> Sampler<'s> {
             self.share = share_of(containers.len());
             let walk = match reading.source.container.kind() {
                 Layout::Zset => zset::walk(reading, key, self).await,
+                Layout::Set => scan::members(reading, key, self).await,
                 Layout::Hash | Layout::Keys => hash::walk(reading, key, self).await,
             };
             match walk {
@@ -170,19 +181,46 @@ impl Taker for Sampler<'_> {
             return ControlFlow::Break(());
         }
         self.share -= 1;
-        let judged = |source| match &own {
-            Some(own) => own::judge(source, own, now.server).0,
-            None => Err(Unreadable::WrongType),
-        };
-        let (judged, plainly) = (judged(self.source), judged(&self.plainly));
-        let unreadable = own.as_ref().filter(|_| judged.is_err());
-        let stored = unreadable.map(|own| own::beginning(own, SHOWN_BYTES)).unwrap_or_default();
-        self.entries.push(Sampled { id: id(), now, judged, plainly, stored });
+        self.staged.push((id(), own, now, None));
         ControlFlow::Continue(())
     }
 
     async fn turn(&mut self, _items: usize) -> Result<(), Error> {
+        let doing = format!("sampling source {}", self.source.name);
+        let link = &self.store.link;
+        let asking = Asking { link, live: self.live, purpose: Purpose::Read, doing: &doing, strict: true };
+        let mut staged = std::mem::take(&mut self.staged);
+        until_told(&asking, &mut Answers::default(), &mut staged, |(id, own, now, sampled), answers| {
+            *sampled = self.sampled(id, own.as_ref(), *now, answers);
+            sampled.is_some()
+        })
+        .await?;
+        self.entries.extend(staged.into_iter().filter_map(|(.., sampled)| sampled));
         Ok(())
+    }
+}
+
+impl Sampler<'_> {
+    /// None where something has to be asked first. What is no entry of the source is left out by who asks.
+    fn sampled(&self, id: &EntryId, own: Option<&Own>, now: Now, answers: &Answers) -> Option<Sampled> {
+        let unread = Err(Unreadable::WrongType);
+        let Some(own) = own else {
+            return Some(Sampled { id: id.clone(), now, judged: unread, plainly: unread, stored: Vec::new() });
+        };
+        let judged = |source| {
+            let facts = Facts::new(source, id, own, now, answers);
+            let judged = match facts.tell(|_| false).sign {
+                Sign::Time(judged) => judged,
+                Sign::Exists => Ok((now.server, Unit::Exists)),
+                Sign::Idle(at) => Ok((at, Unit::Idle)),
+                Sign::Unchanged => Ok((now.server, Unit::Unchanged)),
+                Sign::Missing => Err(Unreadable::Missing),
+            };
+            (!facts.is_pending()).then_some(judged)
+        };
+        let (judged, plainly) = judged(self.source).zip(judged(&self.plainly))?;
+        let stored = if judged.is_err() { own::beginning(own, SHOWN_BYTES) } else { Vec::new() };
+        Some(Sampled { id: id.clone(), now, judged, plainly, stored })
     }
 }
 

@@ -6,8 +6,8 @@ use redis::Value;
 
 use super::error::{Error, Kind};
 use super::status::Purpose;
-use super::{Reading, Taker, reply};
-use crate::policy::entry::Now;
+use super::{Reading, Taker, reply, set};
+use crate::policy::entry::{Bytes, Now};
 
 /// A walk ends when Redis says so; one that has not after this many pages never will.
 pub(super) const MAX_PAGES: u64 = 50_000_000;
@@ -124,6 +124,32 @@ pub(super) async fn walk<T: Taker>(
         for (item, belongings) in items {
             let item = reply::some_bytes(item).map_err(unexpected)?;
             if each(into, now, item, belongings).map_err(unexpected)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        into.turn(read).await?;
+    }
+    Ok(ControlFlow::Continue(()))
+}
+
+/// Walks a set from end to end, unless who takes it has enough: then it breaks off and says so.
+pub(super) async fn members(
+    reading: &Reading<'_>,
+    key: &Bytes,
+    into: &mut impl Taker,
+) -> Result<ControlFlow<()>, Error> {
+    let unexpected = |unexpected| reading.link.unexpected(&reading.doing, unexpected);
+    let command = |commands: &mut redis::Pipeline, cursor, items| {
+        commands.cmd("SSCAN").arg(&key[..]).arg(cursor).arg("COUNT").arg(items);
+    };
+    let mut pages = Pages::of(reading);
+    // bound: as many as there are pages, and those are bounded
+    while let Some((now, items)) = pages.next(command).await? {
+        let items = reply::array(items).map_err(unexpected)?;
+        let read = items.len();
+        for member in items {
+            let member = reply::some_bytes(member).map_err(unexpected)?;
+            if set::take(reading.source, key, now, member, into).is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }

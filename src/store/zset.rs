@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use redis::Value;
 
+use super::asking::{Answers, Asking};
 use super::condition::{self, Unless};
 use super::connect::{Link, Live};
 use super::error::{Error, Kind};
-use super::own::{self, Own};
+use super::own::{self, Facts, Own};
 use super::scan::{self, MAX_PAGES};
 use super::status::Purpose;
-use super::{Found, Reading, Surveying, Taker, reply};
+use super::{Held, Reading, Surveying, Taker, reply};
 use crate::language::source::Source;
 use crate::policy::entry::{Bytes, EntryId, Now, Timestamp};
 use crate::policy::interval::Intervals;
@@ -65,7 +66,7 @@ pub(super) async fn look(
     live: &Live,
     source: &Source,
     ids: &[EntryId],
-) -> Result<(Now, Vec<Found>), Error> {
+) -> Result<(Now, Vec<Held>), Error> {
     let doing = super::looking(source);
     let mut commands = redis::pipe();
     commands.cmd("TIME");
@@ -74,13 +75,13 @@ pub(super) async fn look(
     }
     let mut replies = link.ask(live, Purpose::Read, &doing, &commands).await?.into_iter();
     let now = link.now(&doing, replies.next().unwrap_or_default())?;
-    let found = ids.iter().zip(replies).map(|(id, score)| {
+    let held = ids.iter().zip(replies).map(|(id, score)| {
         if super::became_another(source, id, &score) {
-            return Ok(Found::WrongType);
+            return Ok(Held::WrongType);
         }
-        Ok(reply::score(score)?.map_or(Found::Gone, |score| Found::entry(source, id, Own::Score(score), now)))
+        Ok(reply::score(score)?.map_or(Held::Nothing, |score| Held::Own(Own::Score(score))))
     });
-    Ok((now, found.collect::<Result<_, _>>().map_err(|unexpected| link.unexpected(&doing, unexpected))?))
+    Ok((now, held.collect::<Result<_, _>>().map_err(|unexpected| link.unexpected(&doing, unexpected))?))
 }
 
 /// A range of last pings, both ends included unless said otherwise.
@@ -174,7 +175,7 @@ impl Index<'_> {
         }
         for end in replies {
             for (_, score) in self.scored(end)? {
-                if let (Ok((last_ping, _)), _) = own::judge(self.reading.source, &Own::Score(score), now) {
+                if let (Ok((last_ping, _)), _) = own::judge_score(self.reading.source, score, now) {
                     survey.saw(last_ping);
                 }
             }
@@ -229,7 +230,7 @@ impl Index<'_> {
 
     /// Between two commands a member may have pinged and stand elsewhere by now, so each is judged as it is read.
     fn draw(&self, member: Vec<u8>, score: f64, now: Now, which: Which, survey: &mut Survey) {
-        if let (Ok((last_ping, _)), mark) = own::judge(self.reading.source, &Own::Score(score), now.server) {
+        if let (Ok((last_ping, _)), mark) = own::judge_score(self.reading.source, score, now.server) {
             let id = EntryId::member(self.key.clone(), member);
             survey.draw(which, Sampled { id, mark, last_ping, seen: now.mono }, now.server);
         }
@@ -320,21 +321,25 @@ impl Index<'_> {
         watch: bool,
     ) -> Result<(), Error> {
         let Reading { source, link, live, doing, .. } = self.reading;
+        let none = Answers::default();
         let read = page.into_iter().filter_map(|(member, score)| {
-            let own = Own::Score(score);
-            let (judged, mark) = own::judge(source, &own, now.server);
+            let (judged, mark) = own::judge_score(source, score, now.server);
             let (last_ping, _) = judged.ok()?;
             let freshness = self.timing.judge(last_ping, now.server);
             let id = EntryId::member(self.key.clone(), member);
             let doubtful = watch && freshness == Freshness::Stale && !source.unless.is_empty();
-            let unless = if doubtful { own::unless(source, &id, &own) } else { Unless::default() };
+            let own = Own::Score(score);
+            let unless = if doubtful { Facts::new(source, &id, &own, now, &none).unless() } else { Unless::default() };
             Some((id, mark, last_ping, freshness, unless))
         });
         let mut read: Vec<_> = read.collect();
-        condition::ask(link, live, Purpose::Scan, doing, read.iter_mut().map(|(.., unless)| unless)).await?;
+        let asking = Asking { link, live, purpose: Purpose::Scan, doing, strict: false };
+        let mut answers = Answers::default();
+        condition::ask(&asking, &mut answers, read.iter_mut().map(|(.., unless)| unless)).await?;
         for (id, mark, last_ping, freshness, unless) in read {
             // Where groups are named, the index is not asked.
-            let candidate = |id| Candidate { id, mark, last_ping, seen: now.mono, protected: false, group: None };
+            let candidate =
+                |id| Candidate { id, mark, last_ping, seen: now.mono, protected: false, absent: false, group: None };
             if unless.holds {
                 into.survey.protect(candidate(id), now);
                 continue;

@@ -125,7 +125,7 @@ async fn assert_contract(server: &Server, way: &Way, protocol: &str, layout: Lay
     let looked = store.look(&ids).await.unwrap_or_else(|error| panic!("{context}: {error}"));
     assert_eq!(looked.identity, surveyed.identity, "{context}");
     let prepared = looked.found.iter().filter_map(|found| match found {
-        Found::Entry { prepared, .. } => Some(prepared.clone()),
+        Found::Entry { prepared, .. } => Some((**prepared).clone()),
         Found::Gone | Found::WrongType => None,
     });
     let prepared: Vec<_> = prepared.collect();

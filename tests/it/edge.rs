@@ -101,7 +101,7 @@ pub(crate) async fn within<T>(call: impl Future<Output = T>) -> T {
 /// What a strike on it needs, if it is an entry.
 pub(crate) fn prepared(found: &Found) -> Option<Prepared> {
     match found {
-        Found::Entry { prepared, .. } => Some(prepared.clone()),
+        Found::Entry { prepared, .. } => Some((**prepared).clone()),
         Found::Gone | Found::WrongType => None,
     }
 }

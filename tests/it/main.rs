@@ -20,6 +20,7 @@ mod faces;
 mod forms;
 mod harness_works;
 mod inspect;
+mod lookups;
 mod main_job;
 mod notify;
 mod operator;

@@ -66,7 +66,7 @@ for_each_server! {
 
             assert_eq!((found.future, found.fresh, found.late, found.stale), (2, 5, 4, 10), "{layout:?}");
             assert_eq!((found.unreadable_total(), found.population(), found.unwatched), (0, 21, 0), "{layout:?}");
-            assert_eq!(found.times, [0, 21, 0, 0, 0, 0], "{layout:?}");
+            assert_eq!(found.times[..3], [0, 21, 0], "{layout:?}");
             let buckets: Vec<u64> = found.ages.buckets().map(|(_, count)| count).collect();
             // 30 s, 60 s, 90 s, 150 s, 5 min, 10 min, 1 h, 6 h, 1 d, 7 d, 30 d, more
             assert_eq!(buckets, [3, 1, 1, 1, 3, 2, 2, 1, 1, 1, 1, 2], "{layout:?}");
@@ -255,7 +255,7 @@ for_each_server! {
             let of_unit = |name: &str| written.iter().filter(|(unit, _)| *unit == name).count() as u64;
             let twice = if layout == Layout::Json { 2 } else { 1 };
             let times: Vec<u64> = UNITS.iter().map(|(name, _)| of_unit(name) * twice).chain([of_unit("iso-8601")]).collect();
-            assert_eq!(found.times.to_vec(), times, "{layout:?}");
+            assert_eq!(found.times[..times.len()], times[..], "{layout:?}");
             assert_eq!((found.stale, found.unreadable_total()), (times.iter().sum(), 0), "{layout:?}");
             for one in &found.candidates {
                 let off = one.last_ping.millis_since(Timestamp::from_millis(at));

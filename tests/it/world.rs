@@ -287,7 +287,7 @@ fn assert_source(source: &Value) {
     maps.iter().for_each(|key| assert_counts(&source[key]));
     let states = ["normal", "held", "grace", "silent", "mass", "interval", "blind", "suspended"];
     assert!(states.contains(&source["state"].as_str().expect("a state")), "{source:#}");
-    assert_keys(&source["entries"], &["live", "stale", "future", "unreadable", "protected"], &[]);
+    assert_keys(&source["entries"], &["live", "stale", "future", "unreadable", "protected", "foreign"], &[]);
     assert_counts(&source["entries"]);
     if !source["hold"].is_null() {
         assert_keys(&source["hold"], &["reason", "detail", "ends_with", "ends_at"], &[]);

@@ -125,7 +125,11 @@ fn rules<'r>(
     globs: impl IntoIterator<Item = &'r Glob>,
     commands: impl IntoIterator<Item = &'static str>,
 ) -> Vec<Vec<u8>> {
-    let globs: BTreeSet<&Glob> = globs.into_iter().collect();
+    let mut globs: BTreeSet<&Glob> = globs.into_iter().collect();
+    // Beside all keys the server takes no other.
+    if globs.iter().any(|glob| **glob == b"*") {
+        globs.retain(|glob| **glob == b"*");
+    }
     let commands: BTreeSet<&str> = commands.into_iter().collect();
     let globs = globs.into_iter().map(|glob| [sign.as_bytes(), &in_acl(glob)].concat());
     let commands = commands.into_iter().map(|name| format!("+{}", name.to_ascii_lowercase()).into_bytes());

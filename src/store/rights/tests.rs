@@ -1,47 +1,32 @@
 //! Rights of sources, and the lines that grant them.
 
-use std::time::Duration;
-
 use super::*;
 use crate::language::action::Action;
 use crate::language::notify::{Names, Payload, Text};
 use crate::language::pattern::Pattern;
-use crate::language::source::{Kind, LastPing};
-use crate::language::template::{Scope, Template};
+use crate::language::source::Kind;
+use crate::language::template::{Layout, Scope, Template};
 use crate::language::value::Value;
-use crate::policy::ping::Format;
-use crate::policy::zone::Zone;
 
 fn source(kind: Kind, keys: &[&str], last_ping: Option<&str>, ignore: &[&str], companions: &[&str]) -> Source {
     let keys = keys.iter().map(|text| Container::pattern(kind, text).unwrap()).collect();
     let container = Container::new(kind, keys).unwrap();
-    let last_ping = match last_ping {
-        Some(text) => LastPing::of(kind, vec![Value::parse(text).unwrap()]).unwrap(),
-        None => LastPing::default_of(kind),
+    let layout = match last_ping {
+        Some(text) if text.starts_with("field") => Layout::Hashes,
+        Some("idle") => Layout::Keys,
+        _ => kind.layout(Some(Layout::Strings)),
     };
-    let scope = Scope { layout: Some(last_ping.layout(kind)), captures: container.captures() };
+    let scope = Scope { layout: Some(layout), captures: container.captures(), ..Scope::default() };
+    let last_ping = last_ping.map(|text| vec![Value::parse(text, &scope).unwrap()]);
     let companions = companions.iter().map(|text| Action::parse(text, &scope, true).unwrap()).collect();
     let ignore = ignore.iter().map(|text| Pattern::parse(text, "the pattern").unwrap()).collect();
-    let (format, time_zone, deadline) = (Format::Auto, Zone::UTC, Duration::ZERO);
-    let (unless, notify) = (Vec::new(), Vec::new());
-    Source {
-        name: "hub".into(),
-        container,
-        last_ping,
-        format,
-        time_zone,
-        deadline,
-        ignore,
-        group: None,
-        unless,
-        companions,
-        notify,
-    }
+    let plain = Source::plain(container.clone());
+    Source { last_ping: last_ping.unwrap_or(plain.last_ping), layout, ignore, companions, ..plain }
 }
 
 /// The same, telling of an eviction on a channel, in a stream, or with how much is left.
 fn telling(source: Source, channels: &[&str], streams: &[&str], payload: Option<&str>) -> Source {
-    let scope = Scope { layout: Some(source.layout()), captures: source.container.captures() };
+    let scope = Scope { layout: Some(source.layout), captures: source.container.captures(), ..Scope::default() };
     let names = Names { scope, source: &source.name };
     let payload =
         payload.map_or_else(|| Payload::standard(&names), |text| Payload::Text(Text::parse(text, &names).unwrap()));
@@ -95,7 +80,7 @@ fn each_layout_gets_what_it_needs() {
         "+eval +evalsha +info +time ~online (+type +zrem +zscan +zscore ~online)",
         "+info +time (+type +zscan +zscore %R~online)",
     );
-    let group = Template::parse(b"{json:/hub}", &Scope { layout: None, captures: &[] }).ok();
+    let group = Template::parse(b"{json:/hub}", &Scope::default()).ok();
     check(
         &Source { group, ..source(Kind::Zset, &["online"], None, &[], &[]) },
         "+eval +evalsha +info +time ~online (+type +zrem +zscan +zscore ~online)",
@@ -188,7 +173,7 @@ fn who_is_told_is_part_of_it() {
 #[test]
 fn what_protects_is_part_of_it() {
     let hash = source(Kind::Hash, &["clients:{n}"], None, &[], &[]);
-    let scope = Scope { layout: Some(hash.layout()), captures: hash.container.captures() };
+    let scope = Scope { layout: Some(hash.layout), captures: hash.container.captures(), ..Scope::default() };
     let texts = [
         "exists job:{id}",
         "not sismember busy {id}",
