@@ -106,7 +106,7 @@ fn source(config: &SourceConfig) -> Source<'_> {
         confirm_for_ms: timing.confirm_for().as_millis(),
         silent_after_ms: timing.late_after().as_millis(),
         unless: source.unless.iter().map(|condition| condition.text.as_str()).collect(),
-        companions: source.companions.iter().map(|action| action.text.as_str()).collect(),
+        companions: source.companions.iter().map(|companion| companion.text.as_str()).collect(),
         notifications: source.notify.iter().map(|notification| notification.text.as_str()).collect(),
     }
 }
@@ -164,6 +164,9 @@ pub fn write_text(config: &Config, out: &mut dyn Write) -> io::Result<()> {
         }
         for companion in &source.companions {
             writeln!(out, "  goes with an entry: {}", companion.text)?;
+        }
+        if let Some(instead) = source.on_evict.describe() {
+            writeln!(out, "  the entry itself {instead}")?;
         }
         for notification in &source.notify {
             writeln!(out, "  announces an eviction: {}", notification.text)?;

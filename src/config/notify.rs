@@ -3,6 +3,7 @@
 use super::reader::{Notes, Table, number, text};
 use super::tree::{Node, Value};
 use super::webhook;
+use crate::language::condition::Condition;
 use crate::language::notify::{Names, Notification, Payload, Target, Text};
 use crate::language::pattern::Pattern;
 use crate::language::source::Container;
@@ -12,7 +13,7 @@ use crate::webhook::Settings;
 const PATH: &str = "source.notify";
 
 /// The keys of a notification, known even where there is none.
-const KEYS: [&str; 6] = ["publish", "spublish", "xadd", "webhook", "payload", "maxlen"];
+const KEYS: [&str; 7] = ["publish", "spublish", "xadd", "webhook", "payload", "maxlen", "when"];
 
 /// Of one entry, at one eviction: more are a mistake.
 const MAX_NOTIFICATIONS: usize = 16;
@@ -77,9 +78,10 @@ fn notification(
     let mut table = Table::new(PATH, label, node.place, entries);
     let target = target(&mut table, around, webhooks, notes);
     let payload = payload(&mut table, target.as_ref().map(|(target, _)| target), &around.names, notes);
+    let when = table.get(notes, "when", |value| Condition::parse(text(value)?, &around.names.scope));
     table.finish(notes);
     let (target, text) = target?;
-    Some(Notification { target, payload: payload?, text })
+    Some(Notification { target, payload: payload?, when: when.map(|read| read.value), text })
 }
 
 /// Where it goes, and how that is written.

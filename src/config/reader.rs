@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::problem::{Place, Problem};
 use super::tree::{Entry, Node, PREFIX, Value};
+use crate::language::duration::{parse as parse_duration, without_unit};
 use crate::language::{Mistake, nearest, shown};
 use crate::policy::duration::spelt;
 
@@ -368,26 +369,7 @@ pub(super) fn duration(value: &Value, bounds: &Bounds) -> Result<Duration, Mista
         Value::Integer(digits, Some(0..)) => return Err(without_unit(digits)),
         other => return Err(other.expected("a duration in quotes").hint("write \"30s\", \"5m\" or \"1h 30m\"")),
     };
-    if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(without_unit(text));
-    }
-    let units = text.split(|c: char| !c.is_alphabetic());
-    match units.into_iter().find(|unit| is_no_exact_unit(unit)) {
-        Some("M") => {
-            return Err(Mistake::new(format!("`{text}`: `M` is a month, which has no exact length"))
-                .hint(format!("for minutes write \"{}\"", text.replace('M', "m"))));
-        }
-        Some(_) => {
-            return Err(
-                Mistake::new(format!("`{text}`: a month or a year has no exact length")).hint("write days: \"30d\"")
-            );
-        }
-        None => {}
-    }
-    let duration = humantime::parse_duration(text).map_err(|_| {
-        Mistake::new(format!("`{}` is no duration", shown(text.as_bytes())))
-            .hint("write \"30s\", \"5m\", \"1h 30m\" or \"2d\"")
-    })?;
+    let duration = parse_duration(text)?;
     if duration < bounds.least {
         return Err(
             Mistake::new(format!("`{text}` is too short")).hint(format!("at least \"{}\"", spelt(bounds.least)))
@@ -398,14 +380,6 @@ pub(super) fn duration(value: &Value, bounds: &Bounds) -> Result<Duration, Mista
         return Err(Mistake::new(format!("`{text}` is too long")).hint(hint));
     }
     Ok(duration)
-}
-
-fn is_no_exact_unit(unit: &str) -> bool {
-    matches!(unit, "M" | "month" | "months" | "y" | "yr" | "yrs" | "year" | "years")
-}
-
-fn without_unit(digits: &str) -> Mistake {
-    Mistake::new(format!("`{digits}` has no unit")).hint(format!("seconds are written \"{digits}s\""))
 }
 
 #[cfg(test)]

@@ -4,14 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::problem::Problem;
-use super::reader::{At, Bounds, Notes, Table, boolean, database, duration, one_of, text};
+use super::reader::{At, Bounds, Notes, Table, boolean, database, duration, number, one_of, text};
 use super::tree::Node;
 use super::values::{self, MAX_CONDITIONS};
 use super::{SourceConfig, guard, notify, zone};
 use crate::language::Mistake;
-use crate::language::action::{Action, MIN_LITERAL};
+use crate::language::action::MIN_LITERAL;
+use crate::language::companion::{Companion, DEFAULT_FANOUT, MAX_FANOUT};
 use crate::language::condition::Condition;
 use crate::language::notify::Names;
+use crate::language::on_evict::OnEvict;
 use crate::language::pattern::Pattern;
 use crate::language::source::{Container, Kind, Source};
 use crate::language::template::{Ref, Scope, Template};
@@ -80,6 +82,7 @@ pub(super) fn read(
         layout: container.as_ref().map(|container| container.kind().layout(own)),
         captures: &captures,
         lets: &let_names,
+        each: &[],
         anchored: id.as_ref().is_some_and(|id| id.longest_literal() > 0),
     };
     let lets = values::lets(&let_table, let_written, &scope, notes);
@@ -92,6 +95,8 @@ pub(super) fn read(
     let ignore = table.list(notes, "ignore", false, |text| Pattern::parse(text, "the pattern"));
     let ignore: Vec<Pattern> = ignore.into_iter().flat_map(|list| list.good).map(|read| read.value).collect();
     let companions = companions(&mut table, container.as_ref(), id.as_ref(), &scope, &ignore, notes);
+    let max_fanout = table.get(notes, "max_fanout", |value| number(value, 1..=MAX_FANOUT));
+    let on_evict = table.get(notes, "on_evict", |value| OnEvict::parse(text(value)?, &scope, last_ping.as_deref()));
     let group = group(&mut table, &scope, notes);
     let unless = unless(&mut table, &scope, notes);
     let names = Names { scope, source: name.as_ref().map_or("", |read| read.value.as_str()) };
@@ -120,6 +125,8 @@ pub(super) fn read(
             group,
             unless,
             companions,
+            max_fanout: max_fanout.map_or(DEFAULT_FANOUT, |read| read.value),
+            on_evict: on_evict.map_or(OnEvict::Remove, |read| read.value),
             notify,
         };
         Some(SourceConfig { source: Arc::new(source), webhooks, db, timing, guard, dry_run })
@@ -248,15 +255,15 @@ fn companions(
     scope: &Scope<'_>,
     ignore: &[Pattern],
     notes: &mut Notes,
-) -> Vec<Action> {
+) -> Vec<Companion> {
     let trusted = table.get(notes, "trusted", boolean).is_some_and(|read| read.value);
     let listed = table.list(notes, "companions", false, |text| {
-        let action = Action::parse(text, scope, trusted)?;
+        let companion = Companion::parse(text, scope, trusted)?;
         // Where names are in doubt, so is what the key can become.
         if let (Some(container), Some(_)) = (container, scope.layout) {
-            container.check_companion(&action.spelling_out(id), ignore)?;
+            container.check_companion(&companion.action.spelling_out(id), ignore)?;
         }
-        Ok(action)
+        Ok(companion)
     });
     let Some(listed) = listed else { return Vec::new() };
     if listed.good.len() > MAX_COMPANIONS {

@@ -105,7 +105,7 @@ companions = ["SREM chats:{{{room}}}:conns {id}", "UNLINK chats:conn:{id}"]
     assert_eq!(config.warnings, []);
     let [signalr, conns, rooms, _, tagged] = config.sources.as_slice() else { panic!("five sources") };
     assert_eq!(signalr.source.last_ping.len(), 2);
-    assert_eq!(conns.source.companions[1].key.len(), 2);
+    assert_eq!(conns.source.companions[1].action.key.len(), 2);
     assert_eq!((conns.guard.max_evict_rate, conns.guard.silence_release), (None, None));
     assert_eq!(conns.guard.reconnect_grace, signalr.guard.reconnect_grace);
     assert_eq!(rooms.source.container.describe(), "zset chat:{lobby}:seen");

@@ -1,14 +1,19 @@
 //! What goes with an entry: `SREM user:{json:/UserId}:connections {id}`.
 
+use std::time::Duration;
+
 use super::pattern::Pattern;
-use super::template::{Layout, Ref, Scope, Template};
-use super::{Mistake, nearest, shown, words};
+use super::template::{Layout, Part, Ref, Scope, Template};
+use super::{Mistake, duration, nearest, shown};
 
 /// Keys under this prefix are the reaper's own: never an entry, never a companion.
 pub const OWN_PREFIX: &[u8] = b"presence-reaper:";
 
 /// A companion key begins with so many literal bytes, so that no value steers it across the database.
 pub const MIN_LITERAL: usize = 3;
+
+/// A key that is to live longer than this is not on its way out.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// One write that belongs to an eviction.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,7 +22,7 @@ pub struct Action {
     pub verb: Verb,
     /// The keys: one or more for `UNLINK`, one for the others.
     pub key: Vec<Template>,
-    /// Members or fields; none for `UNLINK`.
+    /// What stands behind the keys: members, a field, a field and its value, or milliseconds; nothing for `UNLINK`.
     pub args: Vec<Template>,
     /// As written, for reports.
     pub text: String,
@@ -34,19 +39,35 @@ pub enum Verb {
     Zrem,
     /// `HDEL key field …`
     Hdel,
+    /// `LREM key value`: all elements that equal it.
+    Lrem,
+    /// `HSET key field value`
+    Hset,
+    /// `EXPIRE key duration`
+    Expire,
+    /// `decr-ref key field`: a counter goes down by one, and away when it has come to nothing.
+    DecrRef,
 }
+
+/// How many words stand behind a verb: of keys, and of the rest; none where as many as one likes.
+type Takes = (Option<usize>, Option<usize>);
 
 impl Verb {
     /// All there are.
-    pub const ALL: [Self; 4] = [Self::Unlink, Self::Srem, Self::Zrem, Self::Hdel];
+    pub const ALL: [Self; 8] =
+        [Self::Unlink, Self::Srem, Self::Zrem, Self::Hdel, Self::Lrem, Self::Hset, Self::Expire, Self::DecrRef];
 
-    /// The command's name.
+    /// As it is written, and as the script knows it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Unlink => "UNLINK",
             Self::Srem => "SREM",
             Self::Zrem => "ZREM",
             Self::Hdel => "HDEL",
+            Self::Lrem => "LREM",
+            Self::Hset => "HSET",
+            Self::Expire => "EXPIRE",
+            Self::DecrRef => "decr-ref",
         }
     }
 
@@ -57,7 +78,25 @@ impl Verb {
             Self::Srem => "SREM KEY MEMBER…",
             Self::Zrem => "ZREM KEY MEMBER…",
             Self::Hdel => "HDEL KEY FIELD…",
+            Self::Lrem => "LREM KEY VALUE",
+            Self::Hset => "HSET KEY FIELD VALUE",
+            Self::Expire => "EXPIRE KEY DURATION",
+            Self::DecrRef => "decr-ref KEY FIELD",
         }
+    }
+
+    const fn takes(self) -> Takes {
+        match self {
+            Self::Unlink => (None, Some(0)),
+            Self::Srem | Self::Zrem | Self::Hdel => (Some(1), None),
+            Self::Lrem | Self::Expire | Self::DecrRef => (Some(1), Some(1)),
+            Self::Hset => (Some(1), Some(2)),
+        }
+    }
+
+    /// Whether the whole key goes, sooner or later, whoever else uses it.
+    const fn takes_the_whole_key(self) -> bool {
+        matches!(self, Self::Unlink | Self::Expire)
     }
 
     fn parse(word: &[u8]) -> Result<Self, Mistake> {
@@ -70,36 +109,53 @@ impl Verb {
         if is("DEL") {
             return Err(mistake.hint("write UNLINK: it frees the memory aside, and nobody waits"));
         }
-        let all = Self::ALL.map(Self::usage).join(", ");
+        if is("PEXPIRE") {
+            return Err(mistake.hint("write EXPIRE with a duration, as in `EXPIRE user:{id} 90s`"));
+        }
         Err(match nearest(&word, Self::ALL.map(Self::as_str)) {
-            Some(near) => mistake.hint(format!("did you mean {near}? There are {all}")),
-            None => mistake.hint(format!("there are {all}")),
+            Some(near) => mistake.hint(format!("did you mean {near}? There are {}", Self::usages())),
+            None => mistake.hint(format!("there are {}", Self::usages())),
         })
+    }
+
+    /// All of them with what they take.
+    pub(super) fn usages() -> String {
+        Self::ALL.map(Self::usage).join(", ")
     }
 }
 
 impl Action {
-    /// Reads a companion. `trusted`: an `UNLINK` may be steered by what a client wrote.
-    pub fn parse(text: &str, scope: &Scope<'_>, trusted: bool) -> Result<Self, Mistake> {
-        let words = words::split(text)?;
+    /// Reads the words of an action. `conditional`: it is done only where a condition holds, or clients can't choose the
+    /// values; then an `UNLINK` or `EXPIRE` may be steered by what a client wrote.
+    ///
+    /// # Errors
+    /// It is none, or one that may hit what is not the entry's own.
+    pub(super) fn of(words: &[Vec<u8>], text: &str, scope: &Scope<'_>, conditional: bool) -> Result<Self, Mistake> {
         let Some((verb, rest)) = words.split_first() else {
-            return Err(Mistake::new("the companion is empty")
-                .hint(format!("there are {}", Verb::ALL.map(Verb::usage).join(", "))));
+            return Err(Mistake::new("the companion is empty").hint(format!("there are {}", Verb::usages())));
         };
         let verb = Verb::parse(verb)?;
-        let enough = if verb == Verb::Unlink { 1 } else { 2 };
-        if rest.len() < enough {
+        let (keys, more) = verb.takes();
+        let keys = keys.unwrap_or(rest.len());
+        let fits = keys >= 1 && more.map_or(rest.len() > keys, |more| rest.len() == keys + more);
+        if !fits {
             return Err(Mistake::new(format!("wrong number of words in `{}`", shown(text.as_bytes())))
                 .hint(format!("write {}", verb.usage())));
         }
-        let templates: Result<Vec<Template>, Mistake> = rest.iter().map(|word| Template::parse(word, scope)).collect();
-        let mut key = templates?;
-        let args = key.split_off(if verb == Verb::Unlink { key.len() } else { 1 });
-        for (template, word) in key.iter().zip(rest) {
+        let (keys, behind) = rest.split_at(keys);
+        let read =
+            |words: &[Vec<u8>]| words.iter().map(|word| Template::parse(word, scope)).collect::<Result<Vec<_>, _>>();
+        let key = read(keys)?;
+        let args: Result<Vec<Template>, Mistake> = match verb {
+            Verb::Expire => behind.iter().map(|word| milliseconds(word)).collect(),
+            _ => read(behind),
+        };
+        let args = args?;
+        for (template, word) in key.iter().zip(keys) {
             check_key("the companion key", template, word, scope)?;
             // An unknown layout resolves names to stand-ins, which say nothing.
-            if verb == Verb::Unlink && !trusted && scope.layout.is_some() {
-                check_unlink(template, word, scope)?;
+            if verb.takes_the_whole_key() && !conditional && scope.layout.is_some() {
+                check_own(verb, template, word, scope)?;
             }
         }
         Ok(Self { verb, key, args, text: text.to_owned() })
@@ -117,6 +173,29 @@ impl Action {
     pub fn templates(&self) -> impl Iterator<Item = &Template> {
         self.key.iter().chain(&self.args)
     }
+}
+
+/// A duration, as Redis takes it.
+fn milliseconds(word: &[u8]) -> Result<Template, Mistake> {
+    let text = std::str::from_utf8(word).map_err(|_| Mistake::new(format!("`{}` is no duration", shown(word))))?;
+    let duration = duration::parse(text)?;
+    check_duration(duration, text)?;
+    Ok(Template::of([Part::Literal(duration.as_millis().to_string().into_bytes())]))
+}
+
+/// What may be the time that a key has still to live.
+///
+/// # Errors
+/// It is nothing, or longer than a threshold could ever be.
+pub(super) fn check_duration(duration: Duration, text: &str) -> Result<(), Mistake> {
+    if duration < Duration::from_millis(1) {
+        return Err(Mistake::new(format!("`{text}` is no time at all")).hint("write UNLINK for what goes at once"));
+    }
+    if duration > LONGEST {
+        let days = LONGEST.as_secs() / 86_400;
+        return Err(Mistake::new(format!("`{text}` is too long")).hint(format!("at most \"{days}d\"")));
+    }
+    Ok(())
 }
 
 /// What holds for every key that an eviction writes beside the entry's own; `of` names it in messages.
@@ -138,32 +217,40 @@ pub(super) fn check_key(of: &str, key: &Template, word: &[u8], scope: &Scope<'_>
     Ok(())
 }
 
-/// What a client wrote must not steer an `UNLINK` to somebody else's key.
-fn check_unlink(key: &Template, word: &[u8], scope: &Scope<'_>) -> Result<(), Mistake> {
+/// What a client wrote must not steer an `UNLINK` or an `EXPIRE` to somebody else's key.
+fn check_own(verb: Verb, key: &Template, word: &[u8], scope: &Scope<'_>) -> Result<(), Mistake> {
     // The key of a container is shared by its entries.
     let contained = !scope.layout.is_some_and(Layout::is_of_keys);
     let own = key.refs().any(|name| match name {
         Ref::Id | Ref::Member => true,
         Ref::Key => !contained,
         Ref::Capture(index) => scope.captures.get(*index).is_some_and(|name| name == "id"),
-        Ref::Value | Ref::Score | Ref::Json(_) | Ref::Field(_) | Ref::Let(_) => false,
+        Ref::Value | Ref::Score | Ref::Json(_) | Ref::Field(_) | Ref::Let(_) | Ref::Each(_) => false,
     });
     if own {
         return Ok(());
     }
     let names = if contained { "neither `{id}` nor `{member}`" } else { "neither `{id}` nor `{key}`" };
-    let what = format!("`UNLINK {}` holds {names}: it can remove what others still use", shown(word));
-    Err(Mistake::new(what)
-        .hint("unlink only keys of this one entry; `trusted = true` allows it where clients cannot choose the value"))
+    let verb = verb.as_str();
+    let what = format!("`{verb} {}` holds {names}: it can remove what others still use", shown(word));
+    Err(Mistake::new(what).hint(format!(
+        "{verb} only keys of this one entry, or put it behind `if CONDITION do`; \
+         `trusted = true` allows it where clients cannot choose the value"
+    )))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::words;
     use super::*;
+
+    fn read(text: &str, scope: &Scope<'_>, trusted: bool) -> Result<Action, Mistake> {
+        Action::of(&words::split(text)?, text, scope, trusted)
+    }
 
     fn parse(text: &str, trusted: bool) -> Result<Action, Mistake> {
         let captures = ["tenant".to_owned(), "id".to_owned()];
-        Action::parse(text, &Scope { layout: Some(Layout::Strings), captures: &captures, ..Scope::default() }, trusted)
+        read(text, &Scope { layout: Some(Layout::Strings), captures: &captures, ..Scope::default() }, trusted)
     }
 
     #[track_caller]
@@ -180,7 +267,11 @@ mod tests {
     }
 
     #[test]
-    fn the_four_verbs_are_read_in_any_case() {
+    fn each_verb_is_read_in_any_case() {
+        check("lrem queue {id}", Verb::Lrem, 1, 1);
+        check("HSet state:{tenant} {id} gone", Verb::Hset, 1, 2);
+        check("expire user:{id} 90s", Verb::Expire, 1, 1);
+        check("DECR-REF room:{tenant} conns", Verb::DecrRef, 1, 1);
         check("UNLINK user:{id} inbox:{key}", Verb::Unlink, 2, 0);
         check("srem users {id}", Verb::Srem, 1, 1);
         check("Zrem lobby:{tenant} {id} {value} x", Verb::Zrem, 1, 3);
@@ -191,8 +282,16 @@ mod tests {
     fn what_is_no_companion_is_refused() {
         refused("", "the companion is empty");
         refused("DEL a", "unknown verb `DEL` in a companion");
-        refused("for-each {a} in smembers b do SREM c {a}", "unknown verb `for-each` in a companion");
-        refused("EXPIRE a 5m", "unknown verb `EXPIRE` in a companion");
+        refused("PEXPIRE {id} 5", "unknown verb `PEXPIRE` in a companion");
+        refused("LREM abc 0 x", "wrong number of words in `LREM abc 0 x`");
+        refused("HSET abc f", "wrong number of words in `HSET abc f`");
+        refused("HSET abc f v g w", "wrong number of words in `HSET abc f v g w`");
+        refused("EXPIRE abc", "wrong number of words in `EXPIRE abc`");
+        refused("EXPIRE abc:{id} 5", "`5` has no unit");
+        refused("EXPIRE abc:{id} {value}", "`{value}` is no duration");
+        refused("EXPIRE abc:{id} 0s", "`0s` is no time at all");
+        refused("EXPIRE abc:{id} 500d", "`500d` is too long");
+        refused("decr-ref abc", "wrong number of words in `decr-ref abc`");
         refused("UNLINK", "wrong number of words in `UNLINK`");
         refused("HDEL a", "wrong number of words in `HDEL a`");
         refused(r#"SREM "" x"#, "the companion key is empty");
@@ -229,18 +328,23 @@ mod tests {
         refused("UNLINK user:{id} user:{value}", &loose("user:{value}"));
         refused("UNLINK everything", &loose("everything"));
         assert!(parse("UNLINK user:{value}", true).is_ok());
+        refused(
+            "EXPIRE user:{value} 5m",
+            "`EXPIRE user:{value}` holds neither `{id}` nor `{key}`: it can remove what others still use",
+        );
+        check("EXPIRE user:{value}:{id} 5m", Verb::Expire, 1, 1);
     }
 
     #[test]
     fn the_key_of_a_container_is_nobodys_own_name() {
         let captures = ["room".to_owned()];
         let scope = Scope { layout: Some(Layout::Zset), captures: &captures, ..Scope::default() };
-        let what = |text| Action::parse(text, &scope, false).map(|_| ()).unwrap_err().what;
+        let what = |text| read(text, &scope, false).map(|_| ()).unwrap_err().what;
         for shared in ["UNLINK meta:{key}", "UNLINK meta:{room}"] {
             let said =
                 format!("`{shared}` holds neither `{{id}}` nor `{{member}}`: it can remove what others still use");
             assert_eq!(what(shared), said);
         }
-        assert!(Action::parse("UNLINK meta:{room}:{id} meta:{key}:{member}", &scope, false).is_ok());
+        assert!(read("UNLINK meta:{room}:{id} meta:{key}:{member}", &scope, false).is_ok());
     }
 }

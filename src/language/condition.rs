@@ -70,10 +70,14 @@ impl Condition {
     /// # Errors
     /// It is none, names a value that an entry of this kind does not have, or leads to our own keys.
     pub fn parse(text: &str, scope: &Scope<'_>) -> Result<Self, Mistake> {
-        let words = words::split(text)?;
+        Self::of(&words::split(text)?, text, scope)
+    }
+
+    /// Reads the words of a condition, which is written as `text`.
+    pub(super) fn of(words: &[Vec<u8>], text: &str, scope: &Scope<'_>) -> Result<Self, Mistake> {
         let (not, rest) = match words.split_first() {
             Some((first, rest)) if is(first, "not") => (true, rest),
-            _ => (false, &words[..]),
+            _ => (false, words),
         };
         let Some((first, rest)) = rest.split_first() else {
             return Err(Mistake::new("the condition is empty").hint(format!("there are {}", usages())));

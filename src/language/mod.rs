@@ -10,8 +10,11 @@
 use std::fmt;
 
 pub mod action;
+pub mod companion;
 pub mod condition;
+pub mod duration;
 pub mod notify;
+pub mod on_evict;
 mod overlap;
 pub mod pattern;
 pub mod patterns;

@@ -6,6 +6,7 @@
 use base64::prelude::{BASE64_STANDARD as BASE64, Engine};
 
 use super::action::check_key;
+use super::condition::Condition;
 use super::pattern::Pattern;
 use super::source::Container;
 use super::template::{Layout, Part, Piece, Ref, Scope, Template, pieces};
@@ -27,6 +28,8 @@ pub struct Notification {
     pub target: Target,
     /// What it says.
     pub payload: Payload,
+    /// It is sent only where this holds once the entry is gone.
+    pub when: Option<Condition>,
     /// Target as a command, for reports: `PUBLISH presence:offline`.
     pub text: String,
 }
@@ -126,7 +129,9 @@ impl Notification {
 
     /// The values of the entry that it names.
     pub fn refs(&self) -> impl Iterator<Item = &Ref> {
-        self.target.template().into_iter().flat_map(Template::refs).chain(self.payload.texts().flat_map(Text::refs))
+        let when = self.when.iter().flat_map(Condition::refs);
+        let target = self.target.template().into_iter().flat_map(Template::refs);
+        target.chain(self.payload.texts().flat_map(Text::refs)).chain(when)
     }
 }
 

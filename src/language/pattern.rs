@@ -32,10 +32,14 @@ enum Stretch {
 impl Pattern {
     /// Reads a text of one word; `of` names it in messages.
     pub fn parse(text: &str, of: &str) -> Result<Self, Mistake> {
-        let word = words::one(text, of)?;
+        Self::of(&words::one(text, of)?, of)
+    }
+
+    /// Reads a word; `of` names it in messages.
+    pub(super) fn of(word: &[u8], of: &str) -> Result<Self, Mistake> {
         let mut parts: Vec<Stretch> = Vec::new();
         let mut names: Vec<String> = Vec::new();
-        pieces(&word, |piece| {
+        pieces(word, |piece| {
             let part = match piece {
                 Piece::Literal(bytes) => Stretch::Literal(bytes),
                 Piece::Braced(braced) => {
@@ -211,7 +215,7 @@ fn shape_of(template: &Template) -> Vec<Token> {
     for part in template.parts() {
         match part {
             Part::Literal(bytes) => shape.extend(bytes.iter().map(|byte| Token::Byte(*byte))),
-            Part::Ref(Ref::Capture(_) | Ref::Key) => shape.extend([Token::One, Token::Star]),
+            Part::Ref(Ref::Capture(_) | Ref::Each(_) | Ref::Key) => shape.extend([Token::One, Token::Star]),
             Part::Ref(_) => shape.push(Token::Star),
         }
     }

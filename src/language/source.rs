@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::action::{Action, MIN_LITERAL, OWN_PREFIX, Verb};
+use super::companion::Companion;
 use super::condition::Condition;
 use super::notify::{Notification, Target};
+use super::on_evict::OnEvict;
 use super::pattern::Pattern;
 use super::patterns::Patterns;
 use super::template::{Layout, Part, Ref, Template};
@@ -49,7 +51,11 @@ pub struct Source {
     /// Conditions of which any protects a stale entry.
     pub unless: Vec<Condition>,
     /// What goes with an entry, in the order of the configuration.
-    pub companions: Vec<Action>,
+    pub companions: Vec<Companion>,
+    /// Of more elements than this a `for-each` leaves the entry whole.
+    pub max_fanout: u32,
+    /// What becomes of the entry itself.
+    pub on_evict: OnEvict,
     /// Whom to tell of an eviction, in the order of the configuration.
     pub notify: Vec<Notification>,
 }
@@ -124,13 +130,13 @@ impl Kind {
     }
 
     /// Whether a command can write to such a container at all: on a key of another type the script leaves everything
-    /// whole.
+    /// whole. An `HSET` would make a hash where there is no container yet.
     const fn is_hit_by(self, verb: Verb) -> bool {
         !matches!(
             (self, verb),
-            (Self::Zset, Verb::Srem | Verb::Hdel)
-                | (Self::Hash, Verb::Srem | Verb::Zrem)
-                | (Self::Set, Verb::Zrem | Verb::Hdel)
+            (Self::Zset, Verb::Srem | Verb::Hdel | Verb::Lrem | Verb::DecrRef)
+                | (Self::Hash, Verb::Srem | Verb::Zrem | Verb::Lrem)
+                | (Self::Set, Verb::Zrem | Verb::Hdel | Verb::Lrem | Verb::DecrRef)
         )
     }
 }
@@ -166,6 +172,7 @@ impl Source {
             && self.id.is_none()
             && self.group.is_none()
             && self.unless.is_empty()
+            && self.on_evict == OnEvict::Remove
             && !self.asks_first()
     }
 
@@ -190,7 +197,14 @@ impl Source {
         match name {
             Ref::Key => self.layout.is_of_keys(),
             Ref::Capture(at) => self.layout.is_of_keys() || *at >= self.container.captures().len(),
-            Ref::Member | Ref::Id | Ref::Value | Ref::Score | Ref::Json(_) | Ref::Field(_) | Ref::Let(_) => true,
+            Ref::Member
+            | Ref::Id
+            | Ref::Value
+            | Ref::Score
+            | Ref::Json(_)
+            | Ref::Field(_)
+            | Ref::Let(_)
+            | Ref::Each(_) => true,
         }
     }
 
@@ -484,6 +498,8 @@ impl Source {
             group: None,
             unless: Vec::new(),
             companions: Vec::new(),
+            max_fanout: 1_000,
+            on_evict: OnEvict::Remove,
             notify: Vec::new(),
         }
     }
@@ -504,7 +520,7 @@ mod tests {
         let container = container(kind, &[text]);
         let layout = kind.layout(Some(Layout::Strings));
         let scope = Scope { layout: Some(layout), captures: container.captures(), ..Scope::default() };
-        let action = Action::parse(companion, &scope, true).unwrap();
+        let action = Companion::parse(companion, &scope, true).unwrap().action;
         let ignore: Vec<Pattern> = ignore.iter().map(|text| Pattern::parse(text, "the pattern").unwrap()).collect();
         let answer = container.check_companion(&action, &ignore);
         assert_eq!(answer.is_ok(), allowed, "{companion}: {answer:?}");
@@ -573,7 +589,7 @@ mod tests {
         for (companion, allowed) in
             [("ZREM lobby:seen {id}", false), ("ZREM room:1:seen {id}", false), ("ZREM lobby:joined {id}", true)]
         {
-            let action = Action::parse(companion, &scope, true).unwrap();
+            let action = Companion::parse(companion, &scope, true).unwrap().action;
             assert_eq!(container.check_companion(&action, &[]).is_ok(), allowed, "{companion}");
         }
         assert_eq!(container.describe(), "zset lobby:seen, room:*:seen");

@@ -43,6 +43,8 @@ pub enum Ref {
     Capture(usize),
     /// A `let` of the source, counted from 0.
     Let(usize),
+    /// What the pattern of a `for-each` captured of an element of its list, counted from 0.
+    Each(usize),
 }
 
 /// How the entries of a source are stored; it decides which values a template may name.
@@ -74,6 +76,8 @@ pub struct Scope<'s> {
     pub lets: &'s [String],
     /// The `id` pattern spells out a part of every member, which can then name no key but its own.
     pub anchored: bool,
+    /// Those of the pattern of a `for-each`, in order; they stand in its own companion alone.
+    pub each: &'s [String],
 }
 
 impl Template {
@@ -237,12 +241,15 @@ impl Scope<'_> {
 
     pub(super) fn captured(&self, name: &[u8]) -> Option<Ref> {
         let place = |names: &[String]| names.iter().position(|known| known.as_bytes() == name);
-        place(self.captures).map(Ref::Capture).or_else(|| place(self.lets).map(Ref::Let))
+        place(self.captures)
+            .map(Ref::Capture)
+            .or_else(|| place(self.lets).map(Ref::Let))
+            .or_else(|| place(self.each).map(Ref::Each))
     }
 
     fn unknown(&self, name: &[u8]) -> Mistake {
         let name = shown(name);
-        let mut known: Vec<&str> = self.captures.iter().chain(self.lets).map(String::as_str).collect();
+        let mut known: Vec<&str> = self.captures.iter().chain(self.lets).chain(self.each).map(String::as_str).collect();
         known.extend(["key", "member", "id", "value", "score"]);
         let mistake = Mistake::new(format!("unknown name `{{{name}}}`"));
         match nearest(&name, known) {
@@ -253,8 +260,13 @@ impl Scope<'_> {
 
     /// The sentence that lists what may be named.
     fn known(&self) -> String {
-        let captures =
-            self.captures.iter().chain(self.lets).filter(|name| *name != "id").map(|name| format!("`{{{name}}}`"));
+        let captures = self
+            .captures
+            .iter()
+            .chain(self.lets)
+            .chain(self.each)
+            .filter(|name| *name != "id")
+            .map(|name| format!("`{{{name}}}`"));
         let own: &[&str] = match self.layout {
             Some(Layout::Zset) => &["`{key}`", "`{member}`", "`{id}`", "`{value}`", "`{json:/pointer}`", "`{score}`"],
             Some(Layout::Hash) => &["`{key}`", "`{member}`", "`{id}`", "`{value}`", "`{json:/pointer}`"],
@@ -276,7 +288,7 @@ impl Layout {
 
     fn has(self, name: &Ref) -> bool {
         match name {
-            Ref::Key | Ref::Id | Ref::Capture(_) | Ref::Let(_) => true,
+            Ref::Key | Ref::Id | Ref::Capture(_) | Ref::Let(_) | Ref::Each(_) => true,
             Ref::Member => matches!(self, Self::Zset | Self::Hash | Self::Set),
             Ref::Value | Ref::Json(_) => !matches!(self, Self::Hashes | Self::Keys),
             Ref::Score => self == Self::Zset,

@@ -73,7 +73,7 @@ fn struck(report: &mut Report) {
         too_late: 2,
         fenced: 3,
         unknown: 4,
-        blocked: [1, 2, 3, 4, 5, 6],
+        blocked: [1, 2, 3, 4, 5, 6, 7],
     };
     report.lags = [250, 750, 86_400_001].map(Duration::from_millis).to_vec();
     report.skipped = Skipped { dry_run: 5, observing: 6, guard: 7, limit: 8, protected: 10 };
@@ -200,7 +200,7 @@ fn the_number_of_series_is_known() {
 /// Series that do not depend on the sources.
 const OF_PROCESS: usize = 131;
 /// Series of each source.
-const OF_SOURCE: usize = 142;
+const OF_SOURCE: usize = 143;
 
 #[test]
 fn two_sources_of_one_name_are_refused() {

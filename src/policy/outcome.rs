@@ -24,7 +24,7 @@ pub enum Outcome {
 /// Why an entry was left whole: the label values of a metric and the keys of a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Blocked {
-    /// A key holds another type than the action on it needs.
+    /// A key holds another type than the action on it needs, or a counter is no integer.
     WrongType,
     /// Our user may not run a command, or touch a key.
     Permission,
@@ -36,12 +36,14 @@ pub enum Blocked {
     Unsupported,
     /// Redis answered with another error.
     Other,
+    /// A list holds more elements than `max_fanout` allows.
+    Fanout,
 }
 
 impl Blocked {
     /// Every reason, in the order of [`Self::index`].
-    pub const ALL: [Self; 6] =
-        [Self::WrongType, Self::Permission, Self::Oom, Self::ReadOnly, Self::Unsupported, Self::Other];
+    pub const ALL: [Self; 7] =
+        [Self::WrongType, Self::Permission, Self::Oom, Self::ReadOnly, Self::Unsupported, Self::Other, Self::Fanout];
 
     /// The name in metrics and reports.
     pub const fn as_str(self) -> &'static str {
@@ -52,6 +54,7 @@ impl Blocked {
             Self::ReadOnly => "readonly",
             Self::Unsupported => "unsupported",
             Self::Other => "other",
+            Self::Fanout => "fanout",
         }
     }
 

@@ -18,10 +18,10 @@ use crate::language::source::Source;
 use crate::language::template::{Pointer, Ref, Template};
 use crate::language::value::{Lookup, Place, Value as Compared};
 
-/// What protects an entry.
+/// What protects an entry; or else one question to which Redis has the answer.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Unless {
-    /// Something does, as far as that is known by now.
+    /// Something does, or it holds, as far as that is known by now.
     pub(super) holds: bool,
     /// What only Redis knows; any yes protects.
     pub(super) questions: Vec<Question>,
@@ -211,6 +211,16 @@ impl Question {
             }
         };
         Ok(is_so != self.negated)
+    }
+
+    /// Whether it is about a part of a text that is read as JSON, which only we can read.
+    pub(super) const fn is_of_json(&self) -> bool {
+        matches!(self.answer, Answer::Part { .. })
+    }
+
+    /// The answer where nothing stands at its place.
+    pub(super) const fn of_nothing(&self) -> bool {
+        self.negated
     }
 
     /// How many bytes the script is given to compare.

@@ -11,14 +11,19 @@
 --                                           SISMEMBER  key, member
 --                                           IDLE       key, the least idle time in seconds or nothing
 --                                           ASK        a verb that asks, m, m keys, m, m arguments, expected
+--        n, then n lists, each              what reads it, key, m, m arguments, what counts it, how many it may be,
+--                                             m, m expected
 --        n, then n entries, each            key, its type, 1 if it is a member of that key else 0,
 --                                           m, m slots of its own,
 --                                           m, m slots of what else it was judged by,
---                                           m, m conditions, each: verb, k, k keys, a, a arguments, how the answer is
---                                             compared, with what, 1 if it protects the entry to be so, else 0
---                                           m, m deeds, each: verb, k, k keys, a, a arguments
---                                           m, m notices, each: verb, k, k keys, a, a arguments, each: p, p parts;
+--                                           m, m lists, counted from 1
+--                                           m, m conditions that protect it, or compare what was read
+--                                           m, m deeds, the entry's own removal last
+--                                           m, m deeds for when it is gone, each: a when, a deed
+--                                           m, m notices, each: a when, verb, k, k keys, a, a arguments, each: p, p parts
 --                                             the verb TELL is no command: its one argument is told in the answer
+-- A condition is: verb, k, k keys, a, a arguments, how the answer is compared, with what, 1 if it holds where that is so,
+-- else 0. A when is 0 for always, or 1 and a condition. A deed is: verb, k, k keys, a, a arguments.
 -- An answer is compared as "yes" (1), "nothing" (an empty list), "text", "number", or "same": as an expected value is, for
 -- what was read as JSON is not read so here.
 -- A part is "=" and bytes, or a mark that is filled in here: "at", "since MS", "remaining". What an id brought in stands
@@ -27,9 +32,9 @@
 -- and the bytes, or "-" for absence.
 --
 -- Returns server time, then one code an entry; server time alone if the window was missed, with FENCED alone if the
--- lease is not ours, with EXHAUSTED alone if the release does not allow so many. Of an entry that was evicted while a
--- notice failed or had something to tell: a list, the code and then, for each such notice, its place, counted from 1, or
--- a list of its place and what it tells.
+-- lease is not ours, with EXHAUSTED alone if the release does not allow so many. Of an entry that was evicted while not
+-- all of its notices went out, or one had something to tell: a list, the code, the places of those that failed, counted
+-- from 1, below zero the places of those that their condition kept back, and lists of a place and what it tells.
 -- An error in the middle would keep the writes before it, so whatever could fail is asked before the first write, for
 -- the whole batch; and every key is in KEYS, so that Redis can check them too.
 
@@ -142,6 +147,36 @@ local probes = {
   end,
 }
 
+-- True where a list holds what it held, in any order, false where it does not.
+local function is_same(found, expected)
+  local known, missing = {}, #expected
+  for _, item in ipairs(expected) do
+    known[item] = 'missing'
+  end
+  for _, item in ipairs(found) do
+    if not known[item] then
+      return false
+    elseif known[item] == 'missing' then
+      known[item] = 'found'
+      missing = missing - 1
+    end
+  end
+  return missing == 0
+end
+local function compare_list()
+  local verb, key = take(), KEYS[number()]
+  local args, count, most, expected = list(take), take(), number(), list(take)
+  local size = redis.pcall(count, key)
+  local fault = fault_of(size)
+  if fault then
+    return fault
+  elseif size > most then
+    return false
+  end
+  local found = redis.pcall(verb, key, unpack(args))
+  return fault_of(found) or is_same(found, expected)
+end
+
 -- ask
 
 local questions = {
@@ -205,10 +240,11 @@ for _ = 1, number() do
     probes[name](KEYS[number()])
   end
 end
+local lists = list(compare_list)
 
 -- Whether a condition holds, or why nobody can say.
 local function ask(condition)
-  local found = questions[condition.verb](condition.keys, condition.args)
+  local found = questions[condition.verb](condition.names, condition.args)
   local fault = fault_of(found)
   if fault then
     return fault
@@ -218,16 +254,32 @@ local function ask(condition)
   return answers[condition.how](found, condition.with) == condition.holds
 end
 
+local function command(verb, keys, args)
+  local words = { verb }
+  for _, key in ipairs(keys) do
+    words[#words + 1] = KEYS[key]
+  end
+  for _, arg in ipairs(args) do
+    words[#words + 1] = arg
+  end
+  return words
+end
+
 local function read_condition()
-  local condition = { verb = take(), keys = {} }
-  for i, key in ipairs(list(number)) do
-    condition.keys[i] = KEYS[key]
+  local condition = { verb = take(), names = {} }
+  condition.keys = list(number)
+  for i, key in ipairs(condition.keys) do
+    condition.names[i] = KEYS[key]
   end
   condition.args = list(take)
+  condition.calls = { command(condition.verb, condition.keys, condition.args) }
   condition.how = take()
   condition.with = take()
   condition.holds = take() == '1'
   return condition
+end
+local function read_when()
+  return number() == 1 and read_condition() or nil
 end
 
 -- One that holds counts for more than a doubt about another.
@@ -254,33 +306,70 @@ local function type_of(key)
   return types[key]
 end
 
-local NEEDS = { SREM = 'set', ZREM = 'zset', HDEL = 'hash', XADD = 'stream' }
+local NEEDS = {
+  SREM = 'set', ZREM = 'zset', HDEL = 'hash', LREM = 'list', HSET = 'hash', ['decr-ref'] = 'hash', XADD = 'stream',
+  SISMEMBER = 'set', SINTER = 'set', HEXISTS = 'hash', HGET = 'hash', GET = 'string', ZSCORE = 'zset',
+}
+local CREATES = { HSET = true, XADD = true }
+
+-- Of keys that do not exist: the type that a step of this batch needs there, and whether one would bring it about. Nothing
+-- else changes what a key may be used for.
+local wanted = {}
+local created = {}
+local function clashes(key, verb)
+  local need, before = NEEDS[verb], wanted[key]
+  if need and before and need ~= before and (CREATES[verb] or created[key]) then
+    return true
+  end
+  wanted[key] = before or need
+  created[key] = created[key] or CREATES[verb]
+  return false
+end
+
+-- As Redis reads one, but for those of more digits than any counter has.
+local function integer(text)
+  local is_one = text and (text == '0' or string.find(text, '^%-?[1-9]%d*$')) and #text <= 16
+  return is_one and tonumber(text)
+end
+
 local permitted = {}
-local function permission_of(deed)
+local function refusal_of_call(call, name)
   if not redis.acl_check_cmd then
     -- A server that can't be asked is older than this command, too.
-    return deed.verb == 'SPUBLISH' and UNSUPPORTED or nil
+    return call[1] == 'SPUBLISH' and UNSUPPORTED or nil
   end
-  local name = deed.verb .. ' ' .. (deed.channel or table.concat(deed.keys, ' '))
+  name = call[1] .. ' ' .. name
   if permitted[name] == nil then
-    local known, may = pcall(redis.acl_check_cmd, unpack(deed.words))
+    local known, may = pcall(redis.acl_check_cmd, unpack(call))
     permitted[name] = not known and UNSUPPORTED or not may and PERMISSION or true
   end
   return permitted[name] ~= true and permitted[name] or nil
 end
-local function refusal_of(deed)
-  if deed.verb == 'TELL' then
+
+local function refusal_of(step)
+  if step.verb == 'TELL' then
     return nil
   end
-  for _, key in ipairs(deed.keys) do
-    local kind = type_of(key)
+  for _, key in ipairs(step.keys) do
+    local kind, need = type_of(key), NEEDS[step.verb]
     if type(kind) == 'number' then
       return kind
-    elseif kind ~= 'none' and NEEDS[deed.verb] and kind ~= NEEDS[deed.verb] then
+    elseif kind == 'none' and clashes(key, step.verb) or kind ~= 'none' and need and kind ~= need then
       return WRONG_TYPE
     end
   end
-  return permission_of(deed)
+  local name = step.channel or table.concat(step.keys, ' ')
+  for _, call in ipairs(step.calls) do
+    local refusal = refusal_of_call(call, name)
+    if refusal then
+      return refusal
+    end
+  end
+  if step.verb == 'decr-ref' and type_of(step.keys[1]) == 'hash' then
+    local found = redis.pcall('HGET', KEYS[step.keys[1]], step.args[1])
+    return fault_of(found) or found and not integer(found) and WRONG_TYPE or nil
+  end
+  return nil
 end
 
 local function judge(entry)
@@ -309,6 +398,13 @@ local function judge(entry)
       return state
     end
   end
+  for _, place in ipairs(entry.lists) do
+    if lists[place] == false then
+      changed = true
+    elseif lists[place] ~= true then
+      return lists[place]
+    end
+  end
   if changed then
     return SPARED
   elseif kind ~= entry.type then
@@ -318,26 +414,15 @@ local function judge(entry)
   if protection then
     return protection
   end
-  for _, steps in ipairs({ entry.deeds, entry.notices, { entry.count } }) do
+  for _, steps in ipairs({ entry.deeds, entry.later, entry.notices, { entry.count } }) do
     for _, step in ipairs(steps) do
-      local refusal = refusal_of(step)
+      local refusal = step.when and refusal_of(step.when) or refusal_of(step)
       if refusal then
         return refusal
       end
     end
   end
   return EVICTED
-end
-
-local function command(verb, keys, args)
-  local words = { verb }
-  for _, key in ipairs(keys) do
-    words[#words + 1] = KEYS[key]
-  end
-  for _, arg in ipairs(args) do
-    words[#words + 1] = arg
-  end
-  return words
 end
 
 local marks = {
@@ -367,21 +452,42 @@ local function spell(notice, remaining)
   return command(notice.verb, notice.keys, args)
 end
 
+-- What a verb is to Redis, where it is not a command by itself.
+local spellings = {
+  LREM = function(keys, args)
+    return { command('LREM', keys, { '0', args[1] }) }
+  end,
+  EXPIRE = function(keys, args)
+    return { command('PEXPIRE', keys, args) }
+  end,
+  ['decr-ref'] = function(keys, args)
+    return { command('HGET', keys, args), command('HINCRBY', keys, { args[1], '-1' }), command('HDEL', keys, args) }
+  end,
+}
 local function read_deed()
   local deed = { verb = take() }
   deed.keys = list(number)
-  deed.words = command(deed.verb, deed.keys, list(take))
+  deed.args = list(take)
+  local spelling = spellings[deed.verb]
+  deed.calls = spelling and spelling(deed.keys, deed.args) or { command(deed.verb, deed.keys, deed.args) }
+  return deed
+end
+local function read_later()
+  local when = read_when()
+  local deed = read_deed()
+  deed.when = when
   return deed
 end
 local function read_notice()
-  local notice = { verb = take() }
+  local notice = { when = read_when() }
+  notice.verb = take()
   notice.keys = list(number)
   notice.args = list(function()
     return list(take)
   end)
   -- For the check a count is as good as another.
-  notice.words = spell(notice, 0)
-  notice.channel = (notice.verb == 'PUBLISH' or notice.verb == 'SPUBLISH') and notice.words[2]
+  notice.calls = { spell(notice, 0) }
+  notice.channel = (notice.verb == 'PUBLISH' or notice.verb == 'SPUBLISH') and notice.calls[1][2]
   for _, parts in ipairs(notice.args) do
     for _, part in ipairs(parts) do
       notice.counts = notice.counts or part == 'remaining'
@@ -395,7 +501,7 @@ local function count_of(entry)
   for _, notice in ipairs(entry.notices) do
     if notice.counts then
       local verb = COUNTS[entry.type]
-      return { verb = verb, keys = { entry.key }, words = command(verb, { entry.key }, {}) }
+      return { verb = verb, keys = { entry.key }, calls = { command(verb, { entry.key }, {}) } }
     end
   end
   return nil
@@ -406,8 +512,10 @@ local function read_entry()
   entry.member = take() == '1'
   entry.slots = list(number)
   entry.elsewhere = list(number)
+  entry.lists = list(number)
   entry.unless = list(read_condition)
   entry.deeds = list(read_deed)
+  entry.later = list(read_later)
   entry.notices = list(read_notice)
   entry.count = count_of(entry)
   return entry
@@ -437,25 +545,48 @@ if released then
   redis.call('HINCRBY', KEYS[release], 'left', -going)
 end
 
--- Nothing here can fail after the checks; should it all the same, the entry's own removal, which comes last, is not
--- reached, and it stays for the next look.
+local function run(deed)
+  local call = deed.calls[1]
+  if deed.verb == 'decr-ref' then
+    local found = redis.pcall(unpack(call))
+    local count = type(found) == 'string' and integer(found)
+    if not count then
+      return fault_of(found)
+    end
+    call = deed.calls[count > 1 and 2 or 3]
+  end
+  return fault_of(redis.pcall(unpack(call)))
+end
+
+-- Nothing here can fail after the checks; should it all the same before the entry's own removal, which comes last, that is
+-- not reached, and the entry stays for the next look.
 local function evict(entry)
   for _, deed in ipairs(entry.deeds) do
-    if fault_of(redis.pcall(unpack(deed.words))) then
+    if run(deed) then
       return UNKNOWN
     end
   end
-  return EVICTED
+  local code = EVICTED
+  for _, deed in ipairs(entry.later) do
+    local holds = not deed.when or ask(deed.when)
+    if holds == true and run(deed) or holds and holds ~= true then
+      code = UNKNOWN
+    end
+  end
+  return code
 end
 
 -- The entry is gone by now, so a notice that fails all the same (a stream that has used up its ids, a server that could
 -- not be asked for permission) is told apart, and the others go out.
 local function announce(entry)
-  local remaining = entry.count and redis.pcall(unpack(entry.count.words))
+  local remaining = entry.count and redis.pcall(unpack(entry.count.calls[1]))
   local result = { EVICTED }
   for i, notice in ipairs(entry.notices) do
-    local words = not (notice.counts and fault_of(remaining)) and spell(notice, remaining)
-    if words and notice.verb == 'TELL' then
+    local holds = not notice.when or ask(notice.when)
+    local words = holds == true and not (notice.counts and fault_of(remaining)) and spell(notice, remaining)
+    if holds == false then
+      result[#result + 1] = -i
+    elseif words and notice.verb == 'TELL' then
       result[#result + 1] = { i, words[2] }
     elseif not words or fault_of(redis.pcall(unpack(words))) then
       result[#result + 1] = i

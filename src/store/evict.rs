@@ -1,7 +1,7 @@
 //! The one writer: batches for the eviction script, and what came of them.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use redis::{Script, Value};
@@ -9,10 +9,12 @@ use redis::{Script, Value};
 use super::asking::Query;
 use super::condition::{Question, Unless};
 use super::connect::{Link, Live};
+use super::deeds::{Deed, Deeds, Elements, ListQuery, When};
 use super::error::{Error, Kind};
 use super::lease::Fence;
 use super::notify::{Notice, Word, rfc3339};
 use super::orders::Spending;
+use super::own::Own;
 use super::reply;
 use super::status::Purpose;
 use crate::language::action::{OWN_PREFIX, Verb};
@@ -29,6 +31,9 @@ const MAX_OPERATIONS: usize = 500;
 /// So much evidence costs as much as an operation: it is sent, read and compared.
 const BYTES_AN_OPERATION: usize = 4_096;
 
+/// So many elements of a list cost as much as an operation.
+const ELEMENTS_AN_OPERATION: usize = 10;
+
 const DOING: &str = "evicting";
 
 /// An entry ready to be struck. What is inside is the store's business.
@@ -40,11 +45,16 @@ pub struct Prepared {
     pub(super) elsewhere: Vec<Elsewhere>,
     /// What protects it.
     pub(super) unless: Unless,
-    /// Companions in their order, the entry's own removal last.
-    pub(super) deeds: Vec<Deed>,
-    pub(super) skipped: u32,
-    /// Notifications in their order.
-    pub(super) notices: Vec<Notice>,
+    /// Its companions.
+    pub(super) deeds: Box<Deeds>,
+    /// What becomes of the entry itself.
+    pub(super) removal: Box<Deed>,
+    /// What was read of it, where lists have still to be read for its companions.
+    pub(super) own: Option<Box<Own>>,
+    /// Its `on_evict` would change nothing: it counts as gone.
+    pub(super) already: bool,
+    /// Notifications in their order, each with when it is sent.
+    pub(super) notices: Vec<(When, Notice)>,
     /// Notifications that want a value which is absent.
     pub(super) unsaid: usize,
     /// A companion would write to a container of the source, or to another entry.
@@ -53,17 +63,20 @@ pub struct Prepared {
 
 impl Prepared {
     /// Of an entry that no strike follows on.
-    pub(super) fn of_nothing(id: EntryId, probe: Probe) -> Self {
+    pub(super) fn of_nothing(id: EntryId, probe: Probe, removal: Box<Deed>) -> Self {
         Self {
             id,
             probe,
             elsewhere: Vec::new(),
             unless: Unless::default(),
-            deeds: Vec::new(),
-            skipped: 0,
+            deeds: Box::default(),
+            removal,
+            own: None,
+            already: false,
             notices: Vec::new(),
             unsaid: 0,
-            trespasses: false,
+            // What nothing was prepared for is not to be struck.
+            trespasses: true,
         }
     }
 
@@ -74,56 +87,115 @@ impl Prepared {
 
     /// How many companions have no key to name, because a value their template wants is absent.
     pub fn skipped_companions(&self) -> u32 {
-        self.skipped
+        self.deeds.skipped
+    }
+
+    /// What is done before the entry is gone, its own removal last.
+    fn before(&self) -> impl Iterator<Item = &Deed> {
+        self.deeds.first.iter().chain([&*self.removal])
+    }
+
+    /// What may be done after.
+    fn later(&self) -> impl Iterator<Item = &(When, Deed)> {
+        self.deeds.later.iter().filter(|(when, _)| !when.is_never())
+    }
+
+    /// The notifications that may be sent.
+    fn sent(&self) -> impl Iterator<Item = &(When, Notice)> {
+        self.notices.iter().filter(|(when, _)| !when.is_never())
+    }
+
+    /// All that is done.
+    fn done(&self) -> impl Iterator<Item = &Deed> {
+        self.before().chain(self.later().map(|(_, deed)| deed))
+    }
+
+    fn whens(&self) -> impl Iterator<Item = &When> {
+        self.deeds.later.iter().map(|(when, _)| when).chain(self.notices.iter().map(|(when, _)| when))
+    }
+
+    /// What is asked, or compared, before anything is done.
+    fn questions(&self) -> impl Iterator<Item = &Question> {
+        let read = self.whens().filter_map(When::read).flat_map(|read| &read.questions);
+        self.unless.questions.iter().chain(read)
+    }
+
+    /// What is asked when the entry is gone.
+    fn asked_later(&self) -> impl Iterator<Item = &Question> {
+        self.whens().filter_map(When::asked)
+    }
+
+    /// What we have to ask at the look.
+    pub(super) fn open_questions(&mut self) -> impl Iterator<Item = &mut Unless> {
+        let whens = self.deeds.later.iter_mut().map(|(when, _)| when);
+        let whens = whens.chain(self.notices.iter_mut().map(|(when, _)| when));
+        std::iter::once(&mut self.unless).chain(whens.filter_map(When::read_mut))
     }
 
     /// Whether a companion or a stream would reach into our own keys or those of the source. The configuration is
     /// refused where that can be seen at load; an id may still spell it.
     fn strays(&self) -> bool {
-        let companions = self.deeds.split_last().map_or(&[][..], |(_, companions)| companions);
         // An outbox is our own, and meant to be.
-        let streams =
-            self.notices.iter().filter(|notice| notice.hook.is_none()).filter_map(|notice| notice.key.as_ref());
-        let mut keys = companions.iter().flat_map(|deed| &deed.keys).chain(streams);
-        // What nothing was prepared for is not to be struck.
-        self.deeds.is_empty() || self.trespasses || keys.any(|key| key.starts_with(OWN_PREFIX) || **key == *self.id.key)
+        let streams = self.notices.iter().filter(|(_, notice)| notice.hook.is_none());
+        let streams = streams.filter_map(|(_, notice)| notice.key.as_ref());
+        let mut keys = self.deeds.all().flat_map(|deed| &deed.keys).chain(streams);
+        self.trespasses || keys.any(|key| key.starts_with(OWN_PREFIX) || **key == *self.id.key)
     }
 
     /// Reads, type checks, writes and messages.
     fn operations(&self) -> usize {
-        let notices = self.notices.iter().map(|notice| {
+        let notices = self.sent().map(|(_, notice)| {
             1 + usize::from(notice.key.is_some()) + usize::from(notice.counts()) + notice.size() / BYTES_AN_OPERATION
         });
-        let asked = self.unless.questions.iter().map(|question| 1 + question.size() / BYTES_AN_OPERATION);
+        let asked = self.questions().chain(self.asked_later());
+        let asked = asked.map(|question| 1 + question.size() / BYTES_AN_OPERATION);
+        // What is compared element by element costs less than what is done to each.
+        let listed = self
+            .deeds
+            .lists
+            .iter()
+            .map(|(_, found)| 1 + found.items.len() / ELEMENTS_AN_OPERATION + found.size() / BYTES_AN_OPERATION);
         let elsewhere = self.elsewhere.iter().map(|one| 1 + one.expected.len() / BYTES_AN_OPERATION);
         2 + elsewhere.sum::<usize>()
             + self.probe.size() / BYTES_AN_OPERATION
             + asked.sum::<usize>()
-            + self.deeds.iter().map(|deed| deed.keys.len() * 2).sum::<usize>()
+            + listed.sum::<usize>()
+            + self.done().map(Deed::operations).sum::<usize>()
             + notices.sum::<usize>()
     }
 
     fn streams(&self) -> impl Iterator<Item = &Vec<u8>> {
-        self.notices.iter().filter_map(|notice| notice.key.as_ref())
+        self.sent().filter_map(|(_, notice)| notice.key.as_ref())
     }
 
     /// Keys of which a companion needs that they hold a certain type, or nothing.
     fn typed(&self) -> impl Iterator<Item = &Vec<u8>> {
-        self.deeds.iter().filter(|deed| deed.verb != Verb::Unlink).flat_map(|deed| &deed.keys)
+        let written = self.done().filter(|deed| !matches!(deed.verb, Verb::Unlink | Verb::Expire | Verb::Hset));
+        written.flat_map(|deed| &deed.keys).chain(self.asked_later().flat_map(|question| &question.query.keys))
     }
 
-    /// Counts the notifications of this entry, which was evicted; the places of those that failed count from 1.
-    fn count_notices(&self, failed: &[usize], notified: &mut Notified) {
+    /// Keys of which a companion makes a hash where there is nothing.
+    fn hashes(&self) -> impl Iterator<Item = &Vec<u8>> {
+        self.done().filter(|deed| deed.verb == Verb::Hset).flat_map(|deed| &deed.keys)
+    }
+
+    /// Keys that go whole.
+    fn unlinked(&self) -> impl Iterator<Item = &Vec<u8>> {
+        self.done().filter(|deed| deed.verb == Verb::Unlink).flat_map(|deed| &deed.keys)
+    }
+
+    /// Counts the notifications of this entry, which was evicted.
+    fn count_notices(&self, struck: &Struck, notified: &mut Notified) {
         notified.skipped += self.unsaid as u64;
-        for (at, notice) in self.notices.iter().enumerate() {
+        for (at, (_, notice)) in self.sent().enumerate().filter(|(at, _)| !struck.kept_back.contains(&(at + 1))) {
             notified.attempted[notice.sink.index()] += 1;
-            notified.failed[notice.sink.index()] += u64::from(failed.contains(&(at + 1)));
+            notified.failed[notice.sink.index()] += u64::from(struck.failed.contains(&(at + 1)));
         }
     }
 
     /// What the script spelt for a webhook, by the place of its notification.
     fn told(&self, (place, text): (usize, Vec<u8>)) -> Option<Told> {
-        let hook = self.notices.get(place.checked_sub(1)?)?.hook?;
+        let hook = self.notices.get(place.checked_sub(1)?)?.1.hook?;
         Some(Told { hook: hook.place, form: hook.form, text })
     }
 }
@@ -189,14 +261,6 @@ impl Probe {
             Self::Fields { fields } => fields.iter().filter_map(|(_, value)| Some(value.as_ref()?.len())).sum(),
         }
     }
-}
-
-/// One write, every name filled in.
-#[derive(Clone, Debug)]
-pub(super) struct Deed {
-    pub(super) verb: Verb,
-    pub(super) keys: Vec<Vec<u8>>,
-    pub(super) args: Vec<Vec<u8>>,
 }
 
 /// What came of a strike's entries; those behind a failure that broke it off are not named.
@@ -299,12 +363,13 @@ impl Evicted {
             }
             Outcomes::Exhausted => self.all(batch, Outcome::Fenced),
             Outcomes::Each(struck) => {
-                for (prepared, Struck { outcome, failed, told }) in batch.iter().zip(struck) {
-                    if outcome == Outcome::Evicted {
-                        prepared.count_notices(&failed, &mut self.notified);
+                for (prepared, mut struck) in batch.iter().zip(struck) {
+                    if struck.outcome == Outcome::Evicted {
+                        prepared.count_notices(&struck, &mut self.notified);
+                        let told = std::mem::take(&mut struck.told);
                         self.told.extend(told.into_iter().filter_map(|told| prepared.told(told)));
                     }
-                    self.outcomes.push((prepared.id.clone(), outcome));
+                    self.outcomes.push((prepared.id.clone(), struck.outcome));
                 }
             }
         }
@@ -319,9 +384,10 @@ fn batches(prepared: Vec<Prepared>, evicted: &mut Evicted) -> Vec<Vec<Prepared>>
     let mut touched = Touched::default();
     let mut operations = 0;
     for one in prepared {
-        let stays = match one.strays() {
-            true => Some(Outcome::Blocked(Blocked::Other)),
-            false => one.unless.holds.then_some(Outcome::Protected),
+        let stays = match () {
+            () if one.strays() => Some(Outcome::Blocked(Blocked::Other)),
+            () if one.unless.holds => Some(Outcome::Protected),
+            () => one.deeds.overflows.then_some(Outcome::Blocked(Blocked::Fanout)),
         };
         if let Some(outcome) = stays {
             evicted.outcomes.push((one.id, outcome));
@@ -349,24 +415,39 @@ pub(super) type Place = (Vec<u8>, Option<Vec<u8>>);
 struct Touched {
     compared: Places,
     written: Places,
+    /// Counters, which go down by one whatever the others do.
+    counted: Places,
     streams: HashSet<Vec<u8>>,
+    hashes: HashSet<Vec<u8>>,
     typed: HashSet<Vec<u8>>,
+    unlinked: HashSet<Vec<u8>>,
 }
 
 impl Touched {
     fn add(&mut self, one: &Prepared) {
         compared_by(one).into_iter().for_each(|place| self.compared.add(place));
         written_by(one).into_iter().for_each(|place| self.written.add(place));
+        counted_by(one).into_iter().for_each(|place| self.counted.add(place));
         self.streams.extend(one.streams().cloned());
+        self.hashes.extend(one.hashes().cloned());
         self.typed.extend(one.typed().cloned());
+        self.unlinked.extend(one.unlinked().cloned());
     }
 
     fn conflicts(&self, one: &Prepared) -> bool {
-        compared_by(one).iter().any(|place| self.written.overlap(place))
-            || written_by(one).iter().any(|place| self.compared.overlap(place))
-            // Types are checked before anything is done, and a stream that comes into being would change one.
-            || one.typed().any(|key| self.streams.contains(key))
-            || one.streams().any(|key| self.typed.contains(key))
+        let (compared, written, counted) = (compared_by(one), written_by(one), counted_by(one));
+        compared.iter().any(|place| self.written.overlap(place) || self.counted.overlap(place))
+            || written.iter().any(|place| self.compared.overlap(place) || self.counted.overlap(place))
+            || counted.iter().any(|place| self.compared.overlap(place) || self.written.overlap(place))
+            // Types are checked before anything is done, and a stream or a hash that comes into being, or a key that goes,
+            // would change one.
+            || one.typed().any(|key| {
+                self.streams.contains(key) || self.hashes.contains(key) || self.unlinked.contains(key)
+            })
+            || one.hashes().any(|key| {
+                self.streams.contains(key) || self.typed.contains(key) || self.unlinked.contains(key)
+            })
+            || one.streams().any(|key| self.typed.contains(key) || self.hashes.contains(key))
     }
 }
 
@@ -403,20 +484,28 @@ fn compared_by(one: &Prepared) -> Vec<Place> {
         Probe::Text { .. } | Probe::Key { .. } => vec![(key(), None)],
         Probe::Fields { fields } => fields.iter().map(|(field, _)| (key(), Some(field.to_vec()))).collect(),
     };
-    places.extend(one.unless.questions.iter().flat_map(|question| question.query.places()));
+    places.extend(one.questions().flat_map(|question| question.query.places()));
     places.extend(one.elsewhere.iter().flat_map(|one| one.query.places()));
+    places.extend(one.deeds.lists.iter().map(|(query, _)| (query.key.clone(), None)));
     places
 }
 
 fn written_by(one: &Prepared) -> Vec<Place> {
-    let places = one.deeds.iter().flat_map(|deed| {
+    let places = one.done().flat_map(|deed| {
         let part = |key: &Vec<u8>, arg: &Vec<u8>| (key.clone(), Some(arg.clone()));
         deed.keys.iter().flat_map(move |key| match deed.verb {
-            Verb::Unlink => vec![(key.clone(), None)],
+            Verb::Unlink | Verb::Expire | Verb::Lrem => vec![(key.clone(), None)],
             Verb::Srem | Verb::Zrem | Verb::Hdel => deed.args.iter().map(|arg| part(key, arg)).collect(),
+            Verb::Hset => deed.args.iter().take(1).map(|field| part(key, field)).collect(),
+            Verb::DecrRef => Vec::new(),
         })
     });
     places.chain(one.streams().map(|key| (key.clone(), None))).collect()
+}
+
+fn counted_by(one: &Prepared) -> Vec<Place> {
+    let counters = one.done().filter(|deed| deed.verb == Verb::DecrRef);
+    counters.flat_map(|deed| deed.keys.iter().map(|key| (key.clone(), deed.args.first().cloned()))).collect()
 }
 
 // === the call ===
@@ -443,6 +532,8 @@ struct Struck {
     failed: Vec<usize>,
     /// Those that the script only spelt, counted likewise.
     told: Vec<(usize, Vec<u8>)>,
+    /// Those that their condition kept back, counted from 1.
+    kept_back: Vec<usize>,
 }
 
 enum Outcomes {
@@ -494,17 +585,17 @@ fn read_struck(item: Value) -> Result<Struck, reply::Unexpected> {
     let mut items = items.into_iter();
     let code =
         items.next().ok_or_else(|| reply::Unexpected::shape("expected a code, got none")).and_then(reply::count)?;
-    let mut struck = Struck { outcome: outcome(code), failed: Vec::new(), told: Vec::new() };
-    let place = |item| Ok(usize::try_from(reply::count(item)?).unwrap_or(usize::MAX));
+    let mut struck = Struck { outcome: outcome(code), failed: Vec::new(), told: Vec::new(), kept_back: Vec::new() };
+    let place = |place: i64| usize::try_from(place.unsigned_abs()).unwrap_or(usize::MAX);
     for item in items {
-        if !matches!(item, Value::Array(_)) {
-            struck.failed.push(place(item)?);
-            continue;
+        match item {
+            Value::Int(at) if at < 0 => struck.kept_back.push(place(at)),
+            Value::Int(at) => struck.failed.push(place(at)),
+            item => match <[Value; 2]>::try_from(reply::array(item)?) {
+                Ok([Value::Int(at), text]) => struck.told.push((place(at), reply::some_bytes(text)?)),
+                _ => return Err(reply::Unexpected::shape("expected the place of a notification and its text")),
+            },
         }
-        let Ok([at, text]) = <[Value; 2]>::try_from(reply::array(item)?) else {
-            return Err(reply::Unexpected::shape("expected a place and a text"));
-        };
-        struck.told.push((place(at)?, reply::some_bytes(text)?));
     }
     Ok(struck)
 }
@@ -535,18 +626,21 @@ type Wanted<'b> = (usize, &'b [u8], Vec<u8>);
 struct Call {
     keys: Vec<Vec<u8>>,
     known: HashMap<Vec<u8>, usize>,
+    /// The places of lists, counted from 1.
+    lists: HashMap<ListQuery, usize>,
     args: Vec<Vec<u8>>,
 }
 
 impl Call {
     fn new(batch: &[Prepared], leave: Leave<'_>, read_at: Now) -> Self {
-        let mut call = Self { keys: Vec::new(), known: HashMap::new(), args: Vec::new() };
+        let mut call = Self { keys: Vec::new(), known: HashMap::new(), lists: HashMap::new(), args: Vec::new() };
         call.number(read_at.server.millis());
         call.number(read_at.server.plus(WINDOW).millis());
         call.seconds(batch, read_at);
         call.required(leave.fence.map(|fence| (&fence.key[..], &fence.value[..])));
         call.required(leave.spending.map(|spending| (&spending.key[..], spending.id.as_bytes())));
         let slots = call.probes(batch);
+        call.lists(batch);
         call.number(batch.len());
         for (one, slots) in batch.iter().zip(slots) {
             call.entry(one, &slots);
@@ -662,6 +756,30 @@ impl Call {
         self.word(expected);
     }
 
+    /// Writes the lists that the entries name, each once.
+    fn lists(&mut self, batch: &[Prepared]) {
+        let mut lists: Vec<&(ListQuery, Arc<Elements>)> = Vec::new();
+        for list in batch.iter().flat_map(|one| &one.deeds.lists) {
+            if !self.lists.contains_key(&list.0) {
+                lists.push(list);
+                self.lists.insert(list.0.clone(), lists.len());
+            }
+        }
+        self.number(lists.len());
+        for (query, found) in lists {
+            let (reads, behind, counts) = query.holder.commands();
+            self.word(reads.as_bytes());
+            let key = self.key(&query.key);
+            self.number(key);
+            self.number(behind.len());
+            behind.iter().for_each(|word| self.word(word.as_bytes()));
+            self.word(counts.as_bytes());
+            self.number(found.most);
+            self.number(found.items.len());
+            found.items.iter().for_each(|item| self.word(item));
+        }
+    }
+
     fn probe(&mut self, one: &Prepared) {
         let key = self.key(&one.id.key);
         match &one.probe {
@@ -705,12 +823,31 @@ impl Call {
             self.number(slots.len());
             slots.iter().for_each(|slot| self.number(*slot));
         }
-        self.number(one.unless.questions.len());
-        one.unless.questions.iter().for_each(|question| self.question(question));
-        self.number(one.deeds.len());
-        one.deeds.iter().for_each(|deed| self.deed(deed));
-        self.number(one.notices.len());
-        one.notices.iter().for_each(|notice| self.notice(notice));
+        self.number(one.deeds.lists.len());
+        for (query, _) in &one.deeds.lists {
+            let place = self.lists.get(query).copied().unwrap_or_default();
+            self.number(place);
+        }
+        self.number(one.questions().count());
+        one.questions().for_each(|question| self.question(question));
+        self.number(one.before().count());
+        one.before().for_each(|deed| self.deed(deed));
+        self.number(one.later().count());
+        for (when, deed) in one.later() {
+            self.when(when);
+            self.deed(deed);
+        }
+        self.number(one.sent().count());
+        for (when, notice) in one.sent() {
+            self.when(when);
+            self.notice(notice);
+        }
+    }
+
+    fn when(&mut self, when: &When) {
+        let asked = when.asked();
+        self.number(usize::from(asked.is_some()));
+        asked.into_iter().for_each(|question| self.question(question));
     }
 
     fn question(&mut self, question: &Question) {
@@ -810,8 +947,10 @@ mod tests {
             probe,
             elsewhere: vec![],
             unless: Unless::default(),
-            deeds: companions.iter().cloned().chain([own]).collect(),
-            skipped: 0,
+            deeds: Box::new(Deeds { first: companions.to_vec(), ..Deeds::default() }),
+            removal: Box::new(own),
+            own: None,
+            already: false,
             notices: vec![],
             unsaid: 0,
             trespasses: false,
@@ -822,14 +961,15 @@ mod tests {
     fn hash(key: &str, fields: &[&str], companions: &[Deed]) -> Prepared {
         let fields = fields.iter().map(|name| (name.as_bytes().into(), Some(b"1".to_vec()))).collect();
         let own = deed(Verb::Unlink, key, &[]);
-        let deeds = companions.iter().cloned().chain([own]).collect();
         Prepared {
             id: EntryId::key(key.as_bytes()),
             probe: Probe::Fields { fields },
             elsewhere: vec![],
             unless: Unless::default(),
-            deeds,
-            skipped: 0,
+            deeds: Box::new(Deeds { first: companions.to_vec(), ..Deeds::default() }),
+            removal: Box::new(own),
+            own: None,
+            already: false,
             notices: vec![],
             unsaid: 0,
             trespasses: false,
@@ -892,9 +1032,9 @@ mod tests {
         assert_eq!(evicted.outcomes, [(EntryId::member(b"h".as_slice().into(), *b"a"), Outcome::Protected)]);
     }
 
-    fn stream(key: &str) -> Notice {
+    fn stream(key: &str) -> (When, Notice) {
         let args = vec![vec![Word::Bytes(b"*".to_vec())]];
-        Notice { sink: Sink::Stream, key: Some(key.as_bytes().to_vec()), args, hook: None }
+        (When::Always, Notice { sink: Sink::Stream, key: Some(key.as_bytes().to_vec()), args, hook: None })
     }
 
     #[test]
@@ -911,13 +1051,13 @@ mod tests {
 
     #[test]
     fn messages_count_as_operations() {
-        let announced = |n: usize, notice: &Notice| Prepared {
+        let announced = |n: usize, notice: &(When, Notice)| Prepared {
             notices: vec![notice.clone(), notice.clone()],
             ..field(&n.to_string(), &[])
         };
         check((0..120).map(|n| announced(n, &stream("left"))).collect(), &[62, 58]);
         let large = vec![vec![Word::Bytes(vec![b'x'; 400_000])]];
-        let large = Notice { sink: Sink::Pubsub, key: None, args: large, hook: None };
+        let large = (When::Always, Notice { sink: Sink::Pubsub, key: None, args: large, hook: None });
         check((0..6).map(|n| announced(n, &large)).collect(), &[2, 2, 2]);
     }
 

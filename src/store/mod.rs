@@ -23,6 +23,7 @@ use state::{Keeper, Kept};
 use status::Purpose;
 
 use crate::clock::Clock;
+use crate::language::on_evict::OnEvict;
 use crate::language::source::{Container, Missing, Source};
 use crate::policy::continuity::Identity;
 use crate::policy::entry::{EntryId, Mark, Now, Timestamp};
@@ -39,6 +40,7 @@ pub mod audience;
 mod condition;
 pub mod connect;
 mod containers;
+mod deeds;
 mod dial;
 pub mod error;
 pub mod evict;
@@ -360,7 +362,9 @@ impl Store {
         .await?;
         let mut found: Vec<Found> = found.into_iter().map(|(.., found)| found.unwrap_or(Found::Gone)).collect();
         if strikes {
-            self.ask_protection(&Asking { strict: false, ..asking }, &mut answers, now, &mut found).await?;
+            let asking = Asking { strict: false, ..asking };
+            self.ask_protection(&asking, &mut answers, now, &mut found).await?;
+            self.read_lists(&asking, &mut answers, now, &mut found).await?;
         }
         Ok(found)
     }
@@ -429,15 +433,27 @@ impl Store {
         now: Now,
         found: &mut [Found],
     ) -> Result<(), Error> {
-        let stale = |judged: &Judged| judged.is_ok_and(|(last_ping, _)| self.is_stale(last_ping, now));
-        let unless = found.iter_mut().filter_map(|found| match found {
-            Found::Entry { judged, prepared, .. } if stale(judged) => Some(&mut prepared.unless),
-            _ => None,
-        });
-        condition::ask(asking, answers, unless).await?;
-        for one in found {
+        let is_stale = |judged: &Judged| judged.is_ok_and(|(last_ping, _)| self.is_stale(last_ping, now));
+        let mut stale: Vec<&mut Prepared> = found
+            .iter_mut()
+            .filter_map(|found| match found {
+                Found::Entry { judged, prepared, .. } if is_stale(judged) => Some(&mut **prepared),
+                _ => None,
+            })
+            .collect();
+        let keys: Vec<_> = stale.iter().map(|prepared| prepared.id.key.to_vec()).collect();
+        let expiring = self.expiring(asking, &keys).await?;
+        stale.iter_mut().zip(expiring).for_each(|(prepared, expires)| prepared.already |= expires);
+        condition::ask(asking, answers, stale.into_iter().flat_map(Prepared::open_questions)).await?;
+        for one in found.iter_mut() {
             if let Found::Entry { protected, prepared, .. } = one {
                 *protected = prepared.unless.holds;
+            }
+        }
+        // What an eviction left behind is no entry until it pings.
+        for one in found {
+            if matches!(one, Found::Entry { judged, prepared, .. } if is_stale(judged) && prepared.already) {
+                *one = Found::Gone;
             }
         }
         Ok(())
@@ -445,6 +461,62 @@ impl Store {
 
     fn is_live(&self, at: Timestamp, now: Now) -> bool {
         matches!(self.timing.judge(at, now.server), Freshness::Fresh | Freshness::Late)
+    }
+
+    /// Of each of these keys, whether it expires as soon as `on_evict` would have it; nobody asks where that does nothing
+    /// of the kind.
+    async fn expiring(&self, asking: &Asking<'_>, keys: &[Vec<u8>]) -> Result<Vec<bool>, Error> {
+        let OnEvict::Expire(time) = self.source.on_evict else { return Ok(vec![false; keys.len()]) };
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let Asking { link, live, purpose, doing, .. } = *asking;
+        let mut commands = redis::pipe();
+        keys.iter().for_each(|key| _ = commands.cmd("PTTL").arg(key));
+        let replies = link.ask(live, purpose, doing, &commands).await?;
+        let expires = |reply| match reply {
+            redis::Value::Int(left) => Ok(u128::try_from(left).is_ok_and(|left| left <= time.as_millis())),
+            other => reply::count(other).map(|_| false).map_err(|unexpected| link.unexpected(doing, unexpected)),
+        };
+        replies.into_iter().map(expires).collect()
+    }
+
+    /// Reads the lists that companions of the stale among these are made from.
+    async fn read_lists(
+        &self,
+        asking: &Asking<'_>,
+        answers: &mut Answers,
+        now: Now,
+        found: &mut [Found],
+    ) -> Result<(), Error> {
+        let source = &*self.source;
+        if !own::awaits_lists(source) {
+            return Ok(());
+        }
+        let mut stale: Vec<&mut Prepared> = found
+            .iter_mut()
+            .filter_map(|found| match found {
+                Found::Entry { judged: Ok((at, _)), protected: false, prepared, .. } if self.is_stale(*at, now) => {
+                    Some(&mut **prepared)
+                }
+                _ => None,
+            })
+            .collect();
+        // Taken apart, since nobody may hold on to the answers while Redis is asked.
+        let owns: Vec<(EntryId, Own)> =
+            stale.iter_mut().filter_map(|prepared| Some((prepared.id.clone(), *prepared.own.take()?))).collect();
+        let queries = {
+            let facts = owns.iter().map(|(id, own)| Facts::new(source, id, own, now, answers));
+            facts.flat_map(|facts| facts.list_queries()).collect()
+        };
+        let max = usize::try_from(source.max_fanout).unwrap_or(usize::MAX);
+        let lists = deeds::read(asking.link, asking.live, asking.doing, queries, max).await?;
+        for (prepared, (id, own)) in stale.iter_mut().zip(&owns) {
+            Facts::new(source, id, own, now, answers).fill_lists(prepared, &lists);
+        }
+        // What protects them has been asked.
+        let open = stale.into_iter().flat_map(|prepared| prepared.open_questions().skip(1));
+        condition::ask(asking, answers, open).await
     }
 
     fn is_stale(&self, last_ping: Timestamp, now: Now) -> bool {
@@ -537,6 +609,8 @@ struct Staged {
 struct View {
     told: Told,
     label: Option<Vec<u8>>,
+    /// It says that it was evicted.
+    already: bool,
 }
 
 /// A stale entry, and what may protect it.
@@ -588,7 +662,7 @@ impl Taker for Surveying<'_> {
             self.staged.push(Staged { id, own, now, view: None });
         } else {
             let facts = Facts::new(source, &id, &own, now, &none);
-            let view = View { told: facts.tell(|_| false), label: facts.label() };
+            let view = View { told: facts.tell(|_| false), label: facts.label(), already: facts.already() };
             self.judge(Staged { id, own, now, view: Some(view) });
         }
         ControlFlow::Continue(())
@@ -602,15 +676,20 @@ impl Taker for Surveying<'_> {
         let mut staged = std::mem::take(&mut self.staged);
         until_told(&asking, &mut answers, &mut staged, |one, answers| {
             let facts = Facts::new(&store.source, &one.id, &one.own, one.now, answers);
-            let view = facts
-                .belongs()
-                .then(|| View { told: facts.tell(|at| store.is_live(at, one.now)), label: facts.label() });
+            let view = facts.belongs().then(|| View {
+                told: facts.tell(|at| store.is_live(at, one.now)),
+                label: facts.label(),
+                already: facts.already(),
+            });
             one.view = view.filter(|_| !facts.is_pending());
             !facts.is_pending()
         })
         .await?;
         staged.into_iter().for_each(|one| self.judge(one));
         let mut doubtful = std::mem::take(&mut self.doubtful);
+        let keys: Vec<_> = doubtful.iter().map(|one| one.id.key.to_vec()).collect();
+        let mut expiring = store.expiring(&asking, &keys).await?.into_iter();
+        doubtful.retain(|_| !expiring.next().unwrap_or(false));
         until_told(&asking, &mut answers, &mut doubtful, |one, answers| {
             let facts = Facts::new(&store.source, &one.id, &one.own, one.now, answers);
             one.unless = facts.unless();
@@ -628,13 +707,16 @@ impl Taker for Surveying<'_> {
 impl Surveying<'_> {
     /// Takes in an entry of which everything is known but what protects it.
     fn judge(&mut self, Staged { id, own, now, view }: Staged) {
-        let Some(View { told, label }) = view else { return };
+        let Some(View { told, label, already }) = view else { return };
         let Seen { judged, mark, absent } = self.store.judge(&id, &told, now);
         self.survey.gave(told.gave);
         match judged {
+            // What an eviction left behind is no entry until it pings.
+            Ok(ping) if already && self.store.is_stale(ping.0, now) => {}
             Ok(ping) if absent.is_some() || self.store.is_stale(ping.0, now) => {
                 let one = Doubtful { id, own, label, ping, mark, absent, now, unless: Unless::default() };
-                match self.store.source.unless.is_empty() {
+                let source = &self.store.source;
+                match source.unless.is_empty() && !matches!(source.on_evict, OnEvict::Expire(_)) {
                     true => one.observe(&mut self.survey),
                     false => self.doubtful.push(one),
                 }

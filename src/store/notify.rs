@@ -255,7 +255,7 @@ mod tests {
             Ref::Key => Some(Cow::from(b"clients".to_vec())),
             _ => None,
         };
-        let notification = Notification { target, payload, text: String::new() };
+        let notification = Notification { target, payload, when: None, text: String::new() };
         Values { own, last_ping: Some(LAST_PING), outbox: b"box" }.notice(&notification)
     }
 

@@ -12,12 +12,15 @@ use redis::Value as Reply;
 use serde_json::Value as Json;
 
 use super::asking::{Answers, Query};
-use super::condition::{self, Filled, Unless};
-use super::evict::{Deed, Elsewhere, Prepared, Probe};
+use super::condition::{self, Filled, Question, Unless};
+use super::deeds::{self, Deed, Deeds, Filling, ListQuery, Lists, When};
+use super::evict::{Elsewhere, Prepared, Probe};
 use super::{notify, outbox, reply};
-use crate::language::action::{Action, Verb};
+use crate::language::action::Verb;
+use crate::language::companion::{Companion, List};
 use crate::language::condition::Condition;
 use crate::language::notify::Notification;
+use crate::language::on_evict::OnEvict;
 use crate::language::source::{Container, Source};
 use crate::language::template::{Layout, Pointer, Ref, Template};
 use crate::language::value::{Lookup, Place, Value};
@@ -149,13 +152,16 @@ pub(super) fn survey_fields(source: &Source) -> Option<Vec<Bytes>> {
     add_fields(&mut fields, source.last_ping.iter().chain(lets).flat_map(Value::refs));
     add_fields(&mut fields, source.group.iter().flat_map(Template::refs));
     add_fields(&mut fields, source.filters.iter().chain(&source.unless).flat_map(Condition::refs));
+    if let OnEvict::Set { field, .. } = &source.on_evict {
+        add_fields(&mut fields, [&Ref::Field(field.clone())].into_iter());
+    }
     Some(fields)
 }
 
 /// The fields that a strike needs: those of a survey, then those that templates name.
 pub(super) fn evidence_fields(source: &Source) -> Option<Vec<Bytes>> {
     let mut fields = survey_fields(source)?;
-    let named = source.companions.iter().flat_map(Action::templates).flat_map(Template::refs);
+    let named = source.companions.iter().flat_map(Companion::refs);
     add_fields(&mut fields, named.chain(source.notify.iter().flat_map(Notification::refs)));
     Some(fields)
 }
@@ -170,14 +176,25 @@ fn add_fields<'r>(fields: &mut Vec<Bytes>, named: impl Iterator<Item = &'r Ref>)
     }
 }
 
-fn removal(source: &Source, id: &EntryId) -> Deed {
-    let (verb, args) = match (&source.container, &id.member) {
-        (Container::Zset(_), Some(member)) => (Verb::Zrem, vec![member.to_vec()]),
-        (Container::Hash(_), Some(field)) => (Verb::Hdel, vec![field.to_vec()]),
-        (Container::Set(_), Some(member)) => (Verb::Srem, vec![member.to_vec()]),
-        _ => (Verb::Unlink, vec![]),
+/// Whether companions are made from lists that stand elsewhere.
+pub(super) fn awaits_lists(source: &Source) -> bool {
+    let lists = source.companions.iter().filter_map(|companion| companion.each.as_ref());
+    lists.into_iter().any(|each| matches!(each.list, List::Stored(..)))
+}
+
+/// Sees what the deeds of an entry come to: none may hit another entry, and no condition sees what goes before it.
+fn settle(source: &Source, prepared: &mut Prepared) {
+    let Prepared { deeds, removal, notices, trespasses, .. } = prepared;
+    *trespasses = deeds.all().any(|deed| deed.keys.iter().any(|key| source.is_hit_by(deed.verb, key)));
+    let first = &deeds.first;
+    let gone = |question: &Question| {
+        question.query.places().any(|(key, part)| {
+            let goes = |deed: &Deed| deed.takes_away(&key, part.as_deref());
+            goes(removal) || first.iter().any(goes)
+        })
     };
-    Deed { verb, keys: vec![id.key.to_vec()], args }
+    deeds.later.iter_mut().for_each(|(when, _)| when.settle(gone));
+    notices.iter_mut().for_each(|(when, _)| when.settle(gone));
 }
 
 fn probe(id: &EntryId, own: &Own) -> Probe {
@@ -418,48 +435,102 @@ impl<'e> Facts<'e> {
         Unless::of(self.source, |name| self.of(name))
     }
 
+    /// Whether this entry says already that it was evicted: it is not stale again.
+    pub(super) fn already(&self) -> bool {
+        match (&self.source.on_evict, self.own) {
+            (OnEvict::Set { field: name, .. }, Own::Fields(fields)) => {
+                field(fields, name).is_some_and(|value| Some(value) == self.said().as_deref())
+            }
+            _ => false,
+        }
+    }
+
+    /// What the field of an evicted entry says, where `on_evict` sets one.
+    fn said(&self) -> Option<Vec<u8>> {
+        let OnEvict::Set { text, .. } = &self.source.on_evict else { return None };
+        self.fill(text)
+    }
+
+    /// What becomes of the entry itself.
+    fn removal(&self) -> Deed {
+        let (verb, args) = match (&self.source.container, &self.id.member, &self.source.on_evict) {
+            (Container::Zset(_), Some(member), _) => (Verb::Zrem, vec![member.to_vec()]),
+            (Container::Hash(_), Some(field), _) => (Verb::Hdel, vec![field.to_vec()]),
+            (Container::Set(_), Some(member), _) => (Verb::Srem, vec![member.to_vec()]),
+            (_, _, OnEvict::Remove) => (Verb::Unlink, vec![]),
+            (_, _, OnEvict::Expire(time)) => (Verb::Expire, vec![time.as_millis().to_string().into_bytes()]),
+            (_, _, OnEvict::Set { field, .. }) => (Verb::Hset, vec![field.to_vec(), self.said().unwrap_or_default()]),
+        };
+        Deed { verb, keys: vec![self.id.key.to_vec()], args }
+    }
+
     /// Everything a strike on this entry needs: its evidence, and its actions and notifications with every name filled in.
     /// `last_ping` as it was judged, where it could be. Where no strike follows, nothing is looked up for it.
     pub(super) fn prepare(&self, last_ping: Option<Timestamp>, strikes: bool) -> Prepared {
         let (source, id) = (self.source, self.id);
+        let removal = Box::new(self.removal());
         if !strikes {
-            return Prepared::of_nothing(id.clone(), probe(id, self.own));
+            return Prepared::of_nothing(id.clone(), probe(id, self.own), removal);
         }
-        let mut deeds = Vec::with_capacity(source.companions.len() + 1);
-        let mut skipped = 0;
-        for companion in &source.companions {
-            match self.deed(companion) {
-                Some(deed) => deeds.push(deed),
-                None => skipped += 1,
-            }
-        }
-        let trespasses = deeds.iter().any(|deed| deed.keys.iter().any(|key| source.is_hit_by(deed.verb, key)));
-        deeds.push(removal(source, id));
         let outbox = if source.has_outbox() { outbox::key(source) } else { Vec::new() };
         let known = notify::Values { own: |name: &Ref| self.of(name), last_ping, outbox: &outbox };
-        let notices: Vec<_> = source.notify.iter().filter_map(|notification| known.notice(notification)).collect();
-        let unsaid = source.notify.len() - notices.len();
-        // What `unless` names of the entry's values is evidence too, and so it comes before that is taken.
+        let (mut notices, mut unsaid) = (Vec::new(), 0);
+        for notification in &source.notify {
+            let always = Some(Some(When::Always));
+            let when = notification.when.as_ref().map_or(always, |when| When::of(when, |name| self.of(name)));
+            match (when, known.notice(notification)) {
+                (Some(None), _) => {}
+                (Some(Some(when)), Some(notice)) => notices.push((when, notice)),
+                (None, _) | (_, None) => unsaid += 1,
+            }
+        }
+        let deeds = Box::new(self.deeds(&Lists::new()));
+        // What an element of a list will need is asked for before there is one; and whatever was asked by then, for `unless`
+        // too, is evidence.
+        source.companions.iter().flat_map(Companion::refs).for_each(|name| _ = self.of(name));
         let unless = self.unless();
         let asked = self.asked.borrow();
-        let elsewhere = asked.iter().filter_map(|query| Elsewhere::of(query, self.answers.get(query)?));
-        Prepared {
+        let elsewhere = asked.iter().filter_map(|query| Elsewhere::of(query, self.answers.get(query)?)).collect();
+        let own = awaits_lists(source).then(|| Box::new(self.own.clone()));
+        let (probe, already) = (probe(id, self.own), self.already());
+        let mut prepared = Prepared {
             id: id.clone(),
-            probe: probe(id, self.own),
-            elsewhere: elsewhere.collect(),
+            probe,
+            elsewhere,
             unless,
             deeds,
-            skipped,
+            removal,
+            own,
+            already,
             notices,
             unsaid,
-            trespasses,
-        }
+            trespasses: false,
+        };
+        settle(source, &mut prepared);
+        prepared
     }
 
-    fn deed(&self, action: &Action) -> Option<Deed> {
-        let all =
-            |templates: &[Template]| templates.iter().map(|template| self.fill(template)).collect::<Option<Vec<_>>>();
-        Some(Deed { verb: action.verb, keys: all(&action.key)?, args: all(&action.args)? })
+    /// The lists that the companions of this entry name.
+    pub(super) fn list_queries(&self) -> Vec<ListQuery> {
+        deeds::queries(&self.source.companions, |name| self.of(name))
+    }
+
+    /// Fills the companions of this entry once more, now that its lists have been read.
+    pub(super) fn fill_lists(&self, prepared: &mut Prepared, lists: &Lists) {
+        *prepared.deeds = self.deeds(lists);
+        settle(self.source, prepared);
+    }
+
+    fn deeds(&self, lists: &Lists) -> Deeds {
+        let (value_of, array_of) = (|name: &Ref| self.of(name), |pointer: &Pointer| self.array(pointer));
+        let max_fanout = usize::try_from(self.source.max_fanout).unwrap_or(usize::MAX);
+        Filling { value_of, array_of, lists, max_fanout }.deeds(&self.source.companions)
+    }
+
+    /// The scalars of the array that stands there; of anything else there are none.
+    fn array(&self, pointer: &Pointer) -> Vec<Vec<u8>> {
+        let found = self.json().and_then(|json| pointer.find(json)).and_then(Json::as_array);
+        found.into_iter().flatten().filter_map(scalar).map(Cow::into_owned).collect()
     }
 
     fn fill(&self, template: &Template) -> Option<Vec<u8>> {
@@ -478,7 +549,7 @@ impl<'e> Facts<'e> {
             (Ref::Value, Own::Score(_) | Own::Member) => Some(self.id.name().into()),
             (Ref::Json(pointer), _) => pointer.find(self.json()?).and_then(scalar),
             (Ref::Field(name), Own::Fields(fields)) => field(fields, name).map(Cow::from),
-            (Ref::Score | Ref::Value | Ref::Field(_), _) => None,
+            (Ref::Score | Ref::Value | Ref::Field(_) | Ref::Each(_), _) => None,
         }
     }
 

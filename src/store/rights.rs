@@ -4,8 +4,10 @@
 //! that is made from it.
 
 use crate::language::action::{OWN_PREFIX, Verb};
+use crate::language::companion::{Companion, Holder, List};
 use crate::language::condition::{Condition, Test};
 use crate::language::notify::{Notification, Target};
+use crate::language::on_evict::OnEvict;
 use crate::language::pattern::escaped;
 use crate::language::source::{Container, Source};
 use crate::language::template::{Layout, Ref, Template};
@@ -99,6 +101,13 @@ const SET: Command = changes("SET", &["value"]);
 const HSET: Command = changes("HSET", &["field", "value"]);
 const HINCRBY: Command = changes("HINCRBY", &["field", "1"]);
 const PEXPIRE: Command = changes("PEXPIRE", &["1"]);
+const PTTL: Command = reads("PTTL", &[]);
+const LREM: Command = changes("LREM", &["0", "element"]);
+const SMEMBERS: Command = reads("SMEMBERS", &[]);
+const HKEYS: Command = reads("HKEYS", &[]);
+const HVALS: Command = reads("HVALS", &[]);
+const LRANGE: Command = reads("LRANGE", &["0", "0"]);
+const LLEN: Command = reads("LLEN", &[]);
 const SCRIPTS: [Command; 2] = [
     Command { name: "EVALSHA", kind: Kind::Script, behind: &[] },
     Command { name: "EVAL", kind: Kind::Script, behind: &[] },
@@ -107,12 +116,32 @@ const SCRIPTS: [Command; 2] = [
 /// By these a server before Redis 7 is asked what we may write there: a transaction that is thrown away.
 const ASKING: [&str; 2] = ["MULTI", "DISCARD"];
 
-const fn writes(verb: Verb) -> Command {
-    let behind: &[&str] = match verb {
-        Verb::Unlink => &[],
-        Verb::Srem | Verb::Zrem | Verb::Hdel => &["member"],
-    };
-    changes(verb.as_str(), behind)
+const fn writes(verb: Verb) -> &'static [Command] {
+    const UNLINK: Command = changes("UNLINK", &[]);
+    const SREM: Command = changes("SREM", &["member"]);
+    const ZREM: Command = changes("ZREM", &["member"]);
+    const HDEL: Command = changes("HDEL", &["member"]);
+    match verb {
+        Verb::Unlink => &[UNLINK],
+        Verb::Srem => &[SREM],
+        Verb::Zrem => &[ZREM],
+        Verb::Hdel => &[HDEL],
+        Verb::Lrem => &[LREM],
+        Verb::Hset => &[HSET],
+        Verb::Expire => &[PEXPIRE],
+        Verb::DecrRef => &[HGET, HINCRBY, HDEL],
+    }
+}
+
+/// What reads a list, and what counts it first.
+const fn lists(holder: Holder) -> [Command; 2] {
+    match holder {
+        Holder::Members => [SMEMBERS, SCARD],
+        Holder::Fields => [HKEYS, HLEN],
+        Holder::Values => [HVALS, HLEN],
+        Holder::Ranked => [ZRANGE, ZCARD],
+        Holder::Elements => [LRANGE, LLEN],
+    }
 }
 
 // === what is needed ===
@@ -161,16 +190,32 @@ fn of_reading(source: &Source) -> Vec<Right> {
         let commands = reading(source, pattern.literal().is_some());
         commands.into_iter().map(|command| Right::on(command, pattern.glob()))
     });
-    scan.into_iter().chain(on_entries).chain(source.container.globs().flat_map(|own| asking(source, &own))).collect()
+    let expires = matches!(source.on_evict, OnEvict::Expire(_)).then_some(PTTL);
+    let expires = source.container.globs().flat_map(|own| expires.map(|command| Right::on(command, own)));
+    let asking = source.container.globs().flat_map(|own| {
+        let conditions = source.filters.iter().chain(&source.unless);
+        [asking(source, conditions, &own), lookups(source, &own)].concat()
+    });
+    scan.into_iter().chain(on_entries).chain(expires).chain(asking).collect()
 }
 
-/// What asks for the conditions of entries in `own`, and what is looked up for them.
-fn asking(source: &Source, own: &Glob) -> Vec<Right> {
-    let rights = source.filters.iter().chain(&source.unless).filter_map(|condition| {
+/// What asks for these conditions of entries in `own`.
+fn asking<'c>(source: &Source, conditions: impl IntoIterator<Item = &'c Condition>, own: &Glob) -> Vec<Right> {
+    let rights = conditions.into_iter().filter_map(|condition| {
         let keys = globs(source, condition.keys(), own);
         Some(Right { command: asked(condition)?, on: On::Keys(keys) })
     });
-    rights.chain(lookups(source, own)).collect()
+    rights.collect()
+}
+
+/// What reads the list that a companion of entries in `own` is made from.
+fn listing(source: &Source, companion: &Companion, own: &Glob) -> Vec<Right> {
+    match companion.each.as_ref().map(|each| &each.list) {
+        Some(List::Stored(holder, key)) => {
+            lists(*holder).map(|command| Right::on(command, glob(source, key, own))).to_vec()
+        }
+        Some(List::Json(_) | List::Split { .. }) | None => Vec::new(),
+    }
 }
 
 /// None where the entry's own values tell.
@@ -234,12 +279,24 @@ fn of_striking(source: &Source) -> Vec<Right> {
     for own in source.container.globs() {
         called.extend(on_entries(source).into_iter().map(|command| Right::on(command, own.clone())));
         for companion in &source.companions {
-            let keys = globs(source, &companion.key, &own);
+            let keys = globs(source, &companion.action.key, &own);
             called.extend(keys.iter().map(|key| Right::on(TYPE, key.clone())));
-            called.push(Right { command: writes(companion.verb), on: On::Keys(keys.clone()) });
+            let written = writes(companion.action.verb).iter();
+            called.extend(written.map(|command| Right { command: *command, on: On::Keys(keys.clone()) }));
             touched.extend(keys);
+            for right in listing(source, companion, &own) {
+                touched.extend_from_slice(right.keys());
+                called.push(right);
+            }
         }
-        for right in asking(source, &own) {
+        let conditions = source.filters.iter().chain(&source.unless);
+        for right in asking(source, conditions, &own).into_iter().chain(lookups(source, &own)) {
+            touched.extend_from_slice(right.keys());
+            called.push(right);
+        }
+        let later = source.companions.iter().filter_map(|companion| companion.condition.as_ref());
+        for right in asking(source, later.chain(source.notify.iter().filter_map(|one| one.when.as_ref())), &own) {
+            called.extend(right.keys().iter().map(|key| Right::on(TYPE, key.clone())));
             touched.extend_from_slice(right.keys());
             called.push(right);
         }
@@ -268,8 +325,8 @@ fn of_striking(source: &Source) -> Vec<Right> {
 
 /// What keeps our own state, what the scripts do with lease and release, and what hears and answers operators.
 fn of_our_own() -> impl Iterator<Item = Right> {
-    let unlink_and_hdel = [Verb::Unlink, Verb::Hdel].map(writes);
-    let commands = [HMGET, HGETALL, HINCRBY, HSET, PEXPIRE, GET, SET].into_iter().chain(unlink_and_hdel);
+    let unlink_and_hdel = [Verb::Unlink, Verb::Hdel].into_iter().flat_map(writes);
+    let commands = [HMGET, HGETALL, HINCRBY, HSET, PEXPIRE, GET, SET].into_iter().chain(unlink_and_hdel.copied());
     commands.map(|command| Right::on(command, our_own()))
 }
 
@@ -291,11 +348,13 @@ fn on_entries(source: &Source) -> Vec<Command> {
         Layout::Set => SISMEMBER,
         Layout::Keys => OBJECT,
     };
-    let remove = match source.container {
-        Container::Zset(_) => Verb::Zrem,
-        Container::Hash(_) => Verb::Hdel,
-        Container::Set(_) => Verb::Srem,
-        Container::Keys(_) => Verb::Unlink,
+    let remove = match (&source.container, &source.on_evict) {
+        (Container::Zset(_), _) => Verb::Zrem,
+        (Container::Hash(_), _) => Verb::Hdel,
+        (Container::Set(_), _) => Verb::Srem,
+        (Container::Keys(_), OnEvict::Remove) => Verb::Unlink,
+        (Container::Keys(_), OnEvict::Expire(_)) => Verb::Expire,
+        (Container::Keys(_), OnEvict::Set { .. }) => Verb::Hset,
     };
     let count = match source.container {
         Container::Zset(_) => ZCARD,
@@ -303,7 +362,7 @@ fn on_entries(source: &Source) -> Vec<Command> {
         Container::Hash(_) | Container::Keys(_) => HLEN,
     };
     let counts = source.notify.iter().any(Notification::counts).then_some(count);
-    [TYPE, compare, writes(remove)].into_iter().chain(counts).collect()
+    [TYPE, compare].into_iter().chain(writes(remove).iter().copied()).chain(counts).collect()
 }
 
 /// What a key or channel can become for entries in `own`. Of its values the entry's own key is known to have a

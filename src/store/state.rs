@@ -181,10 +181,12 @@ pub(super) fn definition(source: &Source, timing: &Timing) -> String {
         group,
         unless,
         companions: _,
+        max_fanout: _,
+        on_evict,
         notify: _,
     } = source;
     let times = format!("{last_ping:?} {format:?} {time_zone:?} {deadline:?} {timing:?}");
-    let parts = format!("{container:?} {ignore:?} {group:?} {unless:?} {times}");
+    let parts = format!("{container:?} {ignore:?} {group:?} {unless:?} {on_evict:?} {times}");
     format!("{:016x}", fnv(format!("{parts} {id:?} {lets:?} {missing:?} {filters:?}").as_bytes()))
 }
 

@@ -57,6 +57,22 @@ notify = [{ publish = "off", payload = "{remaining}" }]
 name = "idle"
 keys = "turn:{id}"
 last_ping = "idle"
+[[source]]
+name = "more"
+keys = "session:{id}"
+on_evict = "expire 1h"
+companions = [
+  "LREM waiting:{id} x", "HSET told:{id} state gone", "EXPIRE kept:{id} 5m", "decr-ref counts {id}",
+  "for-each {x} in smembers set-of:{id} do SREM there:{x} {id}", "for-each {x} in hkeys hash-of:{id} do SREM there:{x} {id}",
+  "for-each {x} in hvals hash-of:{id} do SREM there:{x} {id}", "for-each {x} in zmembers zset-of:{id} do SREM there:{x} {id}",
+  "for-each {x} in lrange list-of:{id} do if not sismember open:{x} {id} do SREM there:{x} {id}",
+]
+notify = [{ publish = "off", when = "not exists left-by:{id}" }]
+[[source]]
+name = "said"
+keys = "desk:{id}"
+last_ping = "field at"
+on_evict = "set state gone"
 "#;
 
 async fn check(text: &str, words: &[&str]) -> Finished {
@@ -118,7 +134,7 @@ for_each_server! {
         assert_eq!(redis_cli(&server, &line.replace("<PASSWORD>", ">x")).await, "OK");
         assert_eq!(redis_cli(&server, &line.replace("<PASSWORD> ", "")).await, "OK", "again, for other rights");
 
-        let allowed: [&[&[u8]]; 27] = [
+        let allowed: [&[&[u8]]; 46] = [
             &[b"SCAN", b"0"],
             &[b"ZRANGE", b"room:1:seen", b"0", b"1"],
             &[b"ZCOUNT", b"lobby:seen", b"0", b"1"],
@@ -146,8 +162,27 @@ for_each_server! {
             &[b"EVALSHA", b"x", b"2", b"presence-reaper:{0}:hash-0:lease", b"online"],
             &[b"HGETALL", b"presence-reaper:{0}:instances"],
             &[b"HDEL", b"presence-reaper:{0}:instances", b"field"],
+            &[b"LREM", b"waiting:1", b"0", b"x"],
+            &[b"HSET", b"told:1", b"state", b"gone"],
+            &[b"PEXPIRE", b"kept:1", b"1"],
+            &[b"HINCRBY", b"counts", b"1", b"-1"],
+            &[b"HGET", b"counts", b"1"],
+            &[b"HDEL", b"counts", b"1"],
+            &[b"SMEMBERS", b"set-of:1"],
+            &[b"SCARD", b"set-of:1"],
+            &[b"HKEYS", b"hash-of:1"],
+            &[b"HVALS", b"hash-of:1"],
+            &[b"ZRANGE", b"zset-of:1", b"0", b"-1"],
+            &[b"LRANGE", b"list-of:1", b"0", b"-1"],
+            &[b"LLEN", b"list-of:1"],
+            &[b"SISMEMBER", b"open:1", b"x"],
+            &[b"EXISTS", b"left-by:1"],
+            &[b"PTTL", b"session:1"],
+            &[b"PEXPIRE", b"session:1", b"1"],
+            &[b"HSET", b"desk:1", b"state", b"gone"],
+            &[b"EVALSHA", b"x", b"5", b"session:1", b"counts", b"list-of:1", b"open:1", b"left-by:1"],
         ];
-        let refused: [&[&[u8]]; 23] = [
+        let refused: [&[&[u8]]; 25] = [
             &[b"ZRANGE", b"others", b"0", b"1"],
             &[b"UNLINK", b"room:1:seen"],
             &[b"ZREM", b"conns:room:1:seen", b"x"],
@@ -171,6 +206,8 @@ for_each_server! {
             &[b"HSET", b"clients", b"field", b"value"],
             &[b"DEL", b"presence-reaper:{0}:hash-0:state"],
             &[b"SET", b"clients", b"x"],
+            &[b"UNLINK", b"session:1"],
+            &[b"UNLINK", b"desk:1"],
         ];
         for (words, may) in allowed.map(|words| (words, true)).into_iter().chain(refused.map(|words| (words, false))) {
             let text: Vec<_> = words.iter().map(|word| String::from_utf8_lossy(word)).collect();

@@ -12,6 +12,7 @@ mod harness;
 mod acl;
 mod alerts;
 mod cli;
+mod companions;
 mod connections;
 mod demo;
 mod edge;

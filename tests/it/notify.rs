@@ -23,16 +23,16 @@ use crate::world::{FAST, Rhythm, SOON, STEADY, evicts, is_old_enough, metric, on
 const OLD: i64 = 600_000;
 
 /// Whoever listens to everything.
-struct Listener {
+pub(crate) struct Listener {
     connection: MultiplexedConnection,
     heard: UnboundedReceiver<PushInfo>,
 }
 
 /// A channel and what was said there.
-type Message = (String, Vec<u8>);
+pub(crate) type Message = (String, Vec<u8>);
 
 impl Listener {
-    async fn on(server: &Server) -> Self {
+    pub(crate) async fn on(server: &Server) -> Self {
         let (sender, heard) = tokio::sync::mpsc::unbounded_channel();
         let client = redis::Client::open(format!("{}?protocol=resp3", server.url())).unwrap();
         let config = AsyncConnectionConfig::new().set_push_sender(sender);
@@ -42,7 +42,7 @@ impl Listener {
     }
 
     /// What was said since the last time, in order.
-    async fn messages(&mut self) -> Vec<Message> {
+    pub(crate) async fn messages(&mut self) -> Vec<Message> {
         // Messages come in the order in which they were published: behind this one there is none from before.
         redis::cmd("PUBLISH").arg("that is all").arg("").exec_async(&mut self.connection).await.unwrap();
         let mut messages = Vec::new();

@@ -1,7 +1,7 @@
 //! Rights of sources, and the lines that grant them.
 
 use super::*;
-use crate::language::action::Action;
+use crate::language::companion::Companion;
 use crate::language::notify::{Names, Payload, Text};
 use crate::language::pattern::Pattern;
 use crate::language::source::Kind;
@@ -18,7 +18,7 @@ fn source(kind: Kind, keys: &[&str], last_ping: Option<&str>, ignore: &[&str], c
     };
     let scope = Scope { layout: Some(layout), captures: container.captures(), ..Scope::default() };
     let last_ping = last_ping.map(|text| vec![Value::parse(text, &scope).unwrap()]);
-    let companions = companions.iter().map(|text| Action::parse(text, &scope, true).unwrap()).collect();
+    let companions = companions.iter().map(|text| Companion::parse(text, &scope, true).unwrap()).collect();
     let ignore = ignore.iter().map(|text| Pattern::parse(text, "the pattern").unwrap()).collect();
     let plain = Source::plain(container.clone());
     Source { last_ping: last_ping.unwrap_or(plain.last_ping), layout, ignore, companions, ..plain }
@@ -32,7 +32,7 @@ fn telling(source: Source, channels: &[&str], streams: &[&str], payload: Option<
         payload.map_or_else(|| Payload::standard(&names), |text| Payload::Text(Text::parse(text, &names).unwrap()));
     let channels = channels.iter().map(|text| Target::channel(text, false, &names).unwrap());
     let streams = streams.iter().map(|text| Target::stream(text, &names, Some(&source.container), &[]).unwrap());
-    let notification = |target| Notification { target, payload: payload.clone(), text: String::new() };
+    let notification = |target| Notification { target, payload: payload.clone(), when: None, text: String::new() };
     let notify = channels.chain(streams).map(notification).collect();
     Source { notify, ..source.clone() }
 }

@@ -159,6 +159,11 @@ impl Daemon {
         kill_process(pid, signal).expect("a signal to a child that runs");
     }
 
+    /// Whether it has ended by itself, or by a signal.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("our own child").is_some()
+    }
+
     /// What it has written to stdout so far.
     pub(crate) fn stdout(&self) -> String {
         self.stdout.so_far()
