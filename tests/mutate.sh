@@ -133,6 +133,14 @@ p6 a shadow strikes@a_shadow_counts_once@reaper.rs@s/if self.settings.mode == Mo
 p7 it never strikes@p7_a_dead_entry@reaper.rs@s/(self.ledger.decide_source\(now\)).ok\(\)\?;/\1.err()?;/
 g18 a lost reply is an eviction@g18_a_lost_reply@store/evict.rs@s/if ran \{ Outcome::Unknown \}/if ran { Outcome::Evicted }/
 once a young server will do@g5_a_young_server@policy/continuity.rs@s/timing.threshold.saturating_sub\(server_uptime\)/Duration::ZERO.saturating_sub(server_uptime)/
+do a condition sees the entry that goes@if_never_sees_the_entry@store/own.rs@s/goes\(removal\) \|\| first.iter\(\).any\(goes\)/false \&\& (goes(removal) || first.iter().any(goes))/
+do lists are not compared@a_list_that_changed@store/evict.lua@s/return missing == 0/return true/@store/evict.lua@s/    if not known\[item\] then/    if false then/
+do any number of elements@max_fanout_is_exact@store/deeds.rs@s/elements.len\(\) > self.max_fanout/false/@store/deeds.rs@s/Some\(size\) if size > max/Some(size) if size > usize::MAX - 1/@store/deeds.rs@s/items.len\(\) > max/false/
+do a counter of any text@decr_ref_counts_down@store/evict.lua@s/found and not integer\(found\) and WRONG_TYPE/nil/
+do a hash may come in anybody's way@a_hash_that_comes_into_being@store/evict.lua@s/if kind == 'none' and clashes\(key, step.verb\) or kind/if kind/
+do what stands under an if needs no right@an_action_that_our_user_may_not@store/evict.lua@s/entry.deeds, entry.later, entry.notices/entry.deeds, entry.notices/
+do json is no evidence@if_json_is_evidence@store/evict.rs@s/self.unless.questions.iter\(\).chain\(read\)/self.unless.questions.iter().chain(read.take(0))/
+do what was left behind is stale again@on_evict@store/own.rs@s/Some\(value\) == said/false \&\& Some(value) == said/@store/mod.rs@s/is_ok_and\(.left. left <= time.as_millis/is_ok_and(|left| left > u128::MAX - 1 \&\& left <= time.as_millis/
 M
 }
 

@@ -1,5 +1,7 @@
 //! What goes with an entry, construct by construct, on real servers.
 
+mod killed;
+
 use std::collections::BTreeSet;
 
 use presence_reaper::policy::entry::EntryId;
