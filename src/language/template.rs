@@ -192,7 +192,8 @@ impl Scope<'_> {
             .hint("a `|` that belongs to the name is written `%7C`"));
         }
         let name = unescape(braced)?;
-        if name.starts_with(b"_") && matches!(&name[1..], b"" | b"...") || name.ends_with(b"...") {
+        // A pointer or a field may well end in dots.
+        if name == b"_" || (name.ends_with(b"...") && !name.contains(&b':')) {
             let what = format!("`{{{}}}` belongs in a pattern; here a value is named", shown(braced));
             return Err(Mistake::new(what).hint(self.known()));
         }
@@ -415,6 +416,10 @@ mod tests {
         assert_eq!(
             parse(Layout::Hashes, "{field:last%20ping%25%ff}").unwrap().refs().collect::<Vec<_>>(),
             [&Ref::Field(b"last ping%\xff".as_slice().into())]
+        );
+        assert_eq!(
+            parse(Layout::Hashes, "{field:more...}").unwrap().refs().collect::<Vec<_>>(),
+            [&Ref::Field(b"more...".as_slice().into())]
         );
     }
 

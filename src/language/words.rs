@@ -17,9 +17,10 @@ pub fn split(text: &str) -> Result<Vec<Vec<u8>>, Mistake> {
     let mut words = Vec::new();
     let mut rest = text.as_bytes();
     loop {
-        rest = rest.trim_ascii_start();
-        let Some(first) = rest.first() else { return Ok(words) };
-        let (word, after) = match first {
+        // Not every white space of ASCII is a blank here: a form feed belongs to its word.
+        let Some(start) = rest.iter().position(|byte| !is_blank(byte)) else { return Ok(words) };
+        rest = &rest[start..];
+        let (word, after) = match &rest[0] {
             b'"' => quoted(&rest[1..])?,
             b'\'' => {
                 return Err(Mistake::new("a word cannot begin with `'`").hint("put the word in double quotes: `\"'\"`"));
@@ -121,6 +122,7 @@ mod tests {
         check(" \t", &[]);
         check("SREM a\tb  c ", &[b"SREM", b"a", b"b", b"c"]);
         check("no\u{a0}break", &["no\u{a0}break".as_bytes()]);
+        check("a \x0cb \x0b", &[b"a", b"\x0cb", b"\x0b"]);
     }
 
     #[test]
