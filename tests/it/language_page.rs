@@ -1,0 +1,95 @@
+//! The examples of the reference pages, read as configurations: each is accepted without a warning, or refused with the
+//! very words that stand below it.
+
+use std::fs;
+
+use presence_reaper::config::{Config, File, Inputs, Problems, load};
+
+const PAGES: [&str; 1] = ["docs/language.md"];
+
+/// A fenced block of a page.
+struct Block {
+    page: &'static str,
+    /// The line of its opening fence.
+    line: usize,
+    /// What stands behind the fence: `toml`, `toml refused`, `text`.
+    info: Vec<String>,
+    text: String,
+}
+
+impl Block {
+    fn at(&self) -> String {
+        format!("{}:{}", self.page, self.line)
+    }
+
+    fn is(&self, info: &[&str]) -> bool {
+        self.info == info
+    }
+
+    fn load(&self) -> Result<Config, Problems> {
+        let file = File { name: "reaper.toml".to_owned(), text: self.text.clone() };
+        load(Inputs { file: Some(file), ..Inputs::default() })
+    }
+}
+
+fn blocks_of(page: &'static str, text: &str) -> Vec<Block> {
+    let mut blocks: Vec<Block> = Vec::new();
+    let mut inside = false;
+    for (line, written) in text.lines().enumerate() {
+        match written.strip_prefix("```") {
+            Some(info) if !inside => {
+                let info = info.split_whitespace().map(str::to_owned).collect();
+                blocks.push(Block { page, line: line + 1, info, text: String::new() });
+                inside = true;
+            }
+            Some(_) => inside = false,
+            None if inside => blocks.last_mut().unwrap().text.extend([written, "\n"]),
+            None => {}
+        }
+    }
+    assert!(!inside, "{page}: a block is never closed");
+    blocks
+}
+
+fn blocks() -> Vec<Block> {
+    let read = |page: &str| fs::read_to_string(page).unwrap_or_else(|error| panic!("{page}: {error}"));
+    PAGES.iter().flat_map(|page| blocks_of(page, &read(page))).collect()
+}
+
+#[test]
+fn every_example_is_accepted_without_a_warning() {
+    let mut seen = 0;
+    for block in blocks().iter().filter(|block| block.is(&["toml"])) {
+        let config = block.load().unwrap_or_else(|problems| panic!("{}: {problems}", block.at()));
+        let warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
+        assert!(warnings.is_empty(), "{}: {}", block.at(), warnings.join("\n"));
+        seen += 1;
+    }
+    assert!(seen > 20, "only {seen} examples were found");
+}
+
+#[test]
+fn every_refusal_is_the_one_that_stands_below() {
+    let blocks = blocks();
+    let mut seen = 0;
+    for pair in blocks.windows(2) {
+        let [block, below] = pair else { continue };
+        if !block.is(&["toml", "refused"]) {
+            continue;
+        }
+        assert!(below.is(&["text"]), "{}: what is said of it must follow in a block of text", block.at());
+        let problems = block.load().map(|_| ()).expect_err(&block.at());
+        assert_eq!(problems.to_string(), below.text.trim_end(), "{}", block.at());
+        seen += 1;
+    }
+    assert_eq!(seen, blocks.iter().filter(|block| block.is(&["toml", "refused"])).count());
+    assert!(seen > 3, "only {seen} refusals were found");
+}
+
+#[test]
+fn no_block_is_passed_over() {
+    for block in blocks() {
+        let known = block.is(&["toml"]) || block.is(&["toml", "refused"]) || block.is(&["text"]) || block.is(&["ebnf"]);
+        assert!(known, "{}: a block of `{}` is no test", block.at(), block.info.join(" "));
+    }
+}
