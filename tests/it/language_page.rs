@@ -5,7 +5,7 @@ use std::fs;
 
 use presence_reaper::config::{Config, File, Inputs, Problems, load};
 
-const PAGES: [&str; 1] = ["docs/language.md"];
+const PAGES: [&str; 2] = ["docs/language.md", "docs/layouts.md"];
 
 /// Constructs that are described and not built. A block says behind its fence which it needs (`toml needs set id`), and
 /// is no example as long as one of them stands here. A name goes from here with the change that builds it.
