@@ -343,7 +343,7 @@ fn warn_about_neighbours(sources: &[SourceConfig], places: &HashMap<String, Plac
             sources.iter().enumerate().filter(|(_, other)| other.db == one.db && other.source.name != one.source.name);
         for (other_at, other) in others {
             let (one, other) = (&one.source, &other.source);
-            let actions = one.companions.iter().map(|companion| &companion.action);
+            let actions = one.companions.iter().map(|companion| companion.action.spelling_out(one.id.as_ref()));
             for action in actions.filter(|action| other.container.can_be_hit_by(action, &other.ignore)) {
                 let what = format!(
                     "the companion `{}` of [[source]] \"{}\" can remove entries of [[source]] \"{}\" \
