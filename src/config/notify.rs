@@ -79,6 +79,9 @@ fn notification(
     let target = target(&mut table, around, webhooks, notes);
     let payload = payload(&mut table, target.as_ref().map(|(target, _)| target), &around.names, notes);
     let when = table.get(notes, "when", |value| Condition::parse(text(value)?, &around.names.scope));
+    if let Some(when) = &when {
+        super::source::warn_of_wide_keys(when.value.keys(), &when.value.text, &when.place, "when", &table, notes);
+    }
     table.finish(notes);
     let (target, text) = target?;
     Some(Notification { target, payload: payload?, when: when.map(|read| read.value), text })

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::problem::Problem;
+use super::problem::{Place, Problem};
 use super::reader::{At, Bounds, Notes, Table, boolean, database, duration, number, one_of, text};
 use super::tree::Node;
 use super::values::{self, MAX_CONDITIONS};
@@ -17,7 +17,7 @@ use crate::language::on_evict::OnEvict;
 use crate::language::pattern::Pattern;
 use crate::language::source::{Container, Kind, Source};
 use crate::language::template::{Ref, Scope, Template};
-use crate::language::value::{Place, Value as Stored};
+use crate::language::value::{self, Value as Stored};
 use crate::language::words;
 use crate::policy::duration::spelt;
 use crate::policy::guard::{Fit, GOOD_HEARTBEATS, MIN_HEARTBEATS, fit};
@@ -196,7 +196,7 @@ fn container(table: &mut Table, notes: &mut Notes) -> Option<Container> {
 fn is_number(last_ping: Option<&[Stored]>) -> bool {
     let score = |value: &Stored| match value {
         Stored::Own(own) => *own == Ref::Score,
-        Stored::Lookup(lookup) => matches!(lookup.place, Place::Score { .. }),
+        Stored::Lookup(lookup) => matches!(lookup.place, value::Place::Score { .. }),
         Stored::Idle | Stored::Unchanged => false,
     };
     last_ping.is_some_and(|values| values.iter().all(score))
@@ -270,6 +270,12 @@ fn companions(
         let mistake = Mistake::new(format!("{} companions are too many; at most {MAX_COMPANIONS}", listed.good.len()));
         notes.mistake(&listed.place, "companions", table, mistake);
     }
+    for read in &listed.good {
+        let companion = &read.value;
+        let keys = companion.each.iter().filter_map(|each| each.list.key());
+        let keys = keys.chain(companion.condition.iter().flat_map(Condition::keys));
+        warn_of_wide_keys(keys, &companion.text, &read.place, "companions", table, notes);
+    }
     listed.good.into_iter().map(|read| read.value).collect()
 }
 
@@ -281,17 +287,29 @@ fn unless(table: &mut Table, scope: &Scope<'_>, notes: &mut Notes) -> Vec<Condit
         let mistake = Mistake::new(format!("{} conditions are too many; at most {MAX_CONDITIONS}", listed.good.len()));
         notes.mistake(&listed.place, "unless", table, mistake);
     }
-    for read in &listed.good {
-        let anywhere =
-            read.value.keys().iter().any(|key| key.refs().next().is_some() && key.literal_prefix().len() < MIN_LITERAL);
-        if anywhere {
-            let mistake = Mistake::new(format!("`{}` may lead to any key of the database", read.value.text));
-            let hint = "begin the key with the text that all such keys share: what the eviction script asks for, its user \
-                        must have every right on";
-            notes.warning(&read.place, "unless", table, mistake.hint(hint));
-        }
-    }
+    listed
+        .good
+        .iter()
+        .for_each(|read| warn_of_wide_keys(read.value.keys(), &read.value.text, &read.place, "unless", table, notes));
     listed.good.into_iter().map(|read| read.value).collect()
+}
+
+/// Warns of keys that a condition or a list, which is written as `text`, may ask for anywhere.
+pub(super) fn warn_of_wide_keys<'k>(
+    keys: impl IntoIterator<Item = &'k Template>,
+    text: &str,
+    place: &Place,
+    key: &str,
+    table: &Table,
+    notes: &mut Notes,
+) {
+    let is_wide = |key: &Template| key.refs().next().is_some() && key.literal_prefix().len() < MIN_LITERAL;
+    if keys.into_iter().any(is_wide) {
+        let mistake = Mistake::new(format!("`{text}` may lead to any key of the database"));
+        let hint = "begin the key with the text that all such keys share: what the eviction script asks for, its user must \
+                    have every right on";
+        notes.warning(place, key, table, mistake.hint(hint));
+    }
 }
 
 fn timing(table: &mut Table, notes: &mut Notes) -> Timing {

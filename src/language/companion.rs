@@ -226,6 +226,14 @@ impl List {
         }
     }
 
+    /// The key that it stands in.
+    pub fn key(&self) -> Option<&Template> {
+        match self {
+            Self::Stored(_, key) => Some(key),
+            Self::Json(_) | Self::Split { .. } => None,
+        }
+    }
+
     /// Its templates.
     pub fn templates(&self) -> impl Iterator<Item = &Template> {
         let (one, other) = match self {

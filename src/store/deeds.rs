@@ -375,3 +375,112 @@ impl Elements {
         self.items.iter().map(Vec::len).sum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use redis::Value;
+
+    use super::*;
+    use crate::language::template::{Layout, Scope};
+
+    /// The companions of an entry `c 1` whose value holds `a,b` and, as JSON at any pointer, `x` and `y`.
+    fn filled(companions: &[&str], lists: &Lists) -> Deeds {
+        let scope = Scope { layout: Some(Layout::Hash), ..Scope::default() };
+        let companions: Vec<_> = companions.iter().map(|text| Companion::parse(text, &scope, true).unwrap()).collect();
+        let value_of = |name: &Ref| match name {
+            Ref::Id => Some(Cow::from(&b"c 1"[..])),
+            Ref::Value => Some(Cow::from(&b"a,b,,a"[..])),
+            _ => None,
+        };
+        let array_of = |_: &Pointer| vec![b"x".to_vec(), b"y".to_vec()];
+        Filling { value_of, array_of, lists, max_fanout: 3 }.deeds(&companions)
+    }
+
+    fn words(deeds: &[Deed]) -> Vec<String> {
+        let word = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).into_owned();
+        let words = |deed: &Deed| deed.keys.iter().chain(&deed.args).map(word).collect::<Vec<_>>().join("|");
+        deeds.iter().map(|deed| format!("{}|{}", deed.verb.as_str(), words(deed))).collect()
+    }
+
+    #[track_caller]
+    fn check(companion: &str, first: &[&str], later: usize, skipped: u32) {
+        let deeds = filled(&[companion], &Lists::new());
+        assert_eq!(words(&deeds.first), first, "{companion}");
+        assert_eq!((deeds.later.len(), deeds.skipped), (later, skipped), "{companion}");
+    }
+
+    #[test]
+    fn actions_are_filled_in_and_what_names_nothing_is_skipped() {
+        check("UNLINK abc:{id} abd", &["UNLINK|abc:c 1|abd"], 0, 0);
+        check("HSET abc {id} {value}", &["HSET|abc|c 1|a,b,,a"], 0, 0);
+        check("EXPIRE abc:{id} 90s", &["EXPIRE|abc:c 1|90000"], 0, 0);
+        check("SREM abc {json:/none}", &[], 0, 1);
+        check("if exists abc do SREM abc {id}", &[], 1, 0);
+        check("if exists {json:/none} do SREM abc {id}", &[], 0, 1);
+        check("if exists abc do SREM abc {json:/none}", &[], 0, 1);
+        check("if value eq a,b,,a do SREM abc {id}", &[], 1, 0);
+        check("if value ne a,b,,a do SREM abc {id}", &[], 0, 0);
+        check("if json /none eq a do SREM abc {id}", &[], 0, 0);
+    }
+
+    #[test]
+    fn each_element_is_one_whatever_how_often_it_stands_there() {
+        check("for-each {e} in json /l do SREM abc {e}", &["SREM|abc|x", "SREM|abc|y"], 0, 0);
+        check("for-each a{e} in json /l do SREM abc {e}", &[], 0, 2);
+        check("for-each {e} in json /l do if exists abc:{e} do SREM abc {e}", &[], 2, 0);
+        check("for-each {e} in split {json:/none} , do SREM abc {e}", &[], 0, 0);
+        check("for-each {e} in smembers of:{json:/none} do SREM abc {e}", &[], 0, 1);
+        check("for-each {e} in smembers of:{id} do SREM abc {e}", &[], 0, 0);
+        let cut = filled(&["for-each {e} in split {value} , do SREM abc {e}"], &Lists::new());
+        assert!(cut.overflows, "four pieces are more than three");
+        let found = filled(&["for-each {e} in split {value} ,, do SREM abc {e}"], &Lists::new());
+        assert_eq!(
+            (words(&found.first), found.overflows),
+            (vec!["SREM|abc|a,b".to_owned(), "SREM|abc|a".to_owned()], false)
+        );
+    }
+
+    #[test]
+    fn a_list_is_named_once_and_one_that_is_too_long_leaves_the_entry() {
+        let query = ListQuery { holder: Holder::Members, key: b"of:c 1".to_vec() };
+        let elements = Elements { items: vec![b"p".to_vec(), b"q".to_vec()], ..Elements::none(3) };
+        let lists = |elements| Lists::from([(query.clone(), Arc::new(elements))]);
+        let twice =
+            ["for-each {e} in smembers of:{id} do SREM abc {e}", "for-each {e} in smembers of:{id} do HDEL abd {e}"];
+        let deeds = filled(&twice, &lists(elements));
+        assert_eq!(words(&deeds.first), ["SREM|abc|p", "SREM|abc|q", "HDEL|abd|p", "HDEL|abd|q"]);
+        assert_eq!((deeds.lists.len(), deeds.overflows), (1, false));
+        assert!(filled(&twice, &lists(Elements::beyond(3))).overflows);
+    }
+
+    #[test]
+    fn a_reply_is_a_set_and_no_longer_than_it_may_be() {
+        let reply = |items: &[&str]| {
+            Value::Array(items.iter().map(|item| Value::BulkString(item.as_bytes().to_vec())).collect())
+        };
+        let found = Elements::of(reply(&["a", "b", "a"]), 3).unwrap();
+        assert_eq!((found.items, found.too_many), (vec![b"a".to_vec(), b"b".to_vec()], false));
+        assert!(Elements::of(reply(&["a", "b", "a", "c"]), 3).unwrap().too_many);
+        assert!(Elements::of(Value::Int(1), 3).is_err());
+    }
+
+    #[test]
+    fn a_text_is_cut_at_every_separator() {
+        let cut = |text: &[u8], separator: &[u8]| split(text, separator);
+        assert_eq!(cut(b"a, b,, ", b", "), [&b"a"[..], b"b,", b""]);
+        assert_eq!(cut(b"", b","), [b""]);
+        assert_eq!(cut(b"ab", b""), [b"ab"]);
+    }
+
+    #[test]
+    fn what_goes_is_absent_for_a_condition_that_only_we_can_read() {
+        let deeds = filled(&["if get abc json /p ne x do SREM abd {id}"], &Lists::new());
+        let [(when, _)] = &deeds.later[..] else { panic!("one") };
+        assert!(when.is_never(), "not asked yet");
+        for (gone, never, questions) in [(true, false, 0), (false, true, 1)] {
+            let mut when = when.clone();
+            when.settle(|_| gone);
+            assert_eq!((when.is_never(), when.read().map_or(0, |read| read.questions.len())), (never, questions));
+        }
+    }
+}

@@ -168,10 +168,20 @@ impl Prepared {
         self.sent().filter_map(|(_, notice)| notice.key.as_ref())
     }
 
-    /// Keys of which a companion needs that they hold a certain type, or nothing.
-    fn typed(&self) -> impl Iterator<Item = &Vec<u8>> {
+    /// Keys of which a companion, or a condition, needs that they hold a certain type or nothing, and whether that is a
+    /// hash.
+    fn typed(&self) -> impl Iterator<Item = (&Vec<u8>, bool)> {
         let written = self.done().filter(|deed| !matches!(deed.verb, Verb::Unlink | Verb::Expire | Verb::Hset));
-        written.flat_map(|deed| &deed.keys).chain(self.asked_later().flat_map(|question| &question.query.keys))
+        let written = written.flat_map(|deed| {
+            let is_hash = matches!(deed.verb, Verb::Hdel | Verb::DecrRef);
+            deed.keys.iter().map(move |key| (key, is_hash))
+        });
+        // Whether a key exists can be asked of any.
+        let asked = self.asked_later().filter(|question| question.query.verb != "EXISTS").flat_map(|question| {
+            let is_hash = matches!(question.query.verb, "HGET" | "HEXISTS");
+            question.query.keys.iter().map(move |key| (key, is_hash))
+        });
+        written.chain(asked)
     }
 
     /// Keys of which a companion makes a hash where there is nothing.
@@ -419,7 +429,8 @@ struct Touched {
     counted: Places,
     streams: HashSet<Vec<u8>>,
     hashes: HashSet<Vec<u8>>,
-    typed: HashSet<Vec<u8>>,
+    /// With whether a hash would do.
+    typed: HashSet<(Vec<u8>, bool)>,
     unlinked: HashSet<Vec<u8>>,
 }
 
@@ -430,7 +441,7 @@ impl Touched {
         counted_by(one).into_iter().for_each(|place| self.counted.add(place));
         self.streams.extend(one.streams().cloned());
         self.hashes.extend(one.hashes().cloned());
-        self.typed.extend(one.typed().cloned());
+        self.typed.extend(one.typed().map(|(key, is_hash)| (key.clone(), is_hash)));
         self.unlinked.extend(one.unlinked().cloned());
     }
 
@@ -441,13 +452,17 @@ impl Touched {
             || counted.iter().any(|place| self.compared.overlap(place) || self.written.overlap(place))
             // Types are checked before anything is done, and a stream or a hash that comes into being, or a key that goes,
             // would change one.
-            || one.typed().any(|key| {
-                self.streams.contains(key) || self.hashes.contains(key) || self.unlinked.contains(key)
+            || one.typed().any(|(key, is_hash)| {
+                self.streams.contains(key) || self.unlinked.contains(key) || !is_hash && self.hashes.contains(key)
             })
             || one.hashes().any(|key| {
-                self.streams.contains(key) || self.typed.contains(key) || self.unlinked.contains(key)
+                self.streams.contains(key) || self.unlinked.contains(key) || self.is_typed(key, &[false])
             })
-            || one.streams().any(|key| self.typed.contains(key) || self.hashes.contains(key))
+            || one.streams().any(|key| self.is_typed(key, &[false, true]) || self.hashes.contains(key))
+    }
+
+    fn is_typed(&self, key: &[u8], is_hash: &[bool]) -> bool {
+        is_hash.iter().any(|is_hash| self.typed.contains(&(key.to_vec(), *is_hash)))
     }
 }
 
@@ -928,6 +943,7 @@ fn expected(value: Option<&Vec<u8>>) -> Vec<u8> {
 mod tests {
     use super::super::condition::{self, Filled};
     use super::*;
+    use crate::language::companion::Holder;
     use crate::language::condition::Condition;
     use crate::language::template::{Layout, Scope};
     use crate::policy::outcome::Sink;
@@ -1047,6 +1063,51 @@ mod tests {
         let whole = [deed(Verb::Unlink, "left", &[])];
         check(vec![announced("a"), field("b", &whole), announced("c")], &[3]);
         check(vec![announced("a"), hash("left", &["t"], &[])], &[1, 1]);
+    }
+
+    /// Counters go down in any order; what else is written there, or compared, is parted from them.
+    #[test]
+    fn counters_part_nobody_but_whoever_writes_or_compares_them() {
+        let counts = [deed(Verb::DecrRef, "refs", &["x"])];
+        check(vec![field("a", &counts), field("b", &counts), field("c", &counts)], &[3]);
+        check(vec![field("a", &counts), field("b", &[deed(Verb::Hset, "refs", &["x", "1"])])], &[1, 1]);
+        check(
+            vec![field("a", &counts), field("b", &[deed(Verb::Hset, "refs", &["y", "1"])]), field("c", &counts)],
+            &[3],
+        );
+        check(vec![field("a", &counts), hash("refs", &["x"], &[])], &[1, 1]);
+    }
+
+    /// An `HSET` makes a hash where there was nothing, and an `UNLINK` makes room for another type.
+    #[test]
+    fn what_makes_or_removes_a_key_is_parted_from_whoever_needs_its_type() {
+        let makes = [deed(Verb::Hset, "k", &["f", "v"])];
+        let needs = [deed(Verb::Srem, "k", &["x"])];
+        let removes = [deed(Verb::Unlink, "k", &[])];
+        check(vec![field("a", &makes), field("b", &makes)], &[2]);
+        check(vec![field("a", &makes), field("b", &needs)], &[1, 1]);
+        check(vec![field("a", &needs), field("b", &makes)], &[1, 1]);
+        check(vec![field("a", &removes), field("b", &needs)], &[1, 1]);
+        check(vec![field("a", &needs), field("b", &removes)], &[2]);
+        let announced = Prepared { notices: vec![stream("k")], ..field("b", &[]) };
+        check(vec![field("a", &makes), announced], &[1, 1]);
+    }
+
+    /// A list is compared as a whole, by whoever names it; one that is too long takes its entry out.
+    #[test]
+    fn a_list_is_evidence() {
+        let listing = |name: &str, overflows: bool| {
+            let query = ListQuery { holder: Holder::Members, key: b"rooms".to_vec() };
+            let found = Arc::new(Elements { items: vec![b"r".to_vec()], too_many: overflows, most: 1 });
+            let deeds = Deeds { lists: vec![(query, found)], overflows, ..Deeds::default() };
+            Prepared { deeds: Box::new(deeds), ..field(name, &[]) }
+        };
+        check(vec![listing("a", false), listing("b", false)], &[2]);
+        check(vec![field("a", &[deed(Verb::Srem, "rooms", &["x"])]), listing("b", false)], &[1, 1]);
+        check(vec![listing("b", false), field("a", &[deed(Verb::Srem, "rooms", &["x"])])], &[1, 1]);
+        let mut evicted = Evicted::default();
+        assert!(batches(vec![listing("a", true)], &mut evicted).is_empty());
+        assert_eq!(evicted.outcomes[0].1, Outcome::Blocked(Blocked::Fanout));
     }
 
     #[test]
