@@ -113,6 +113,15 @@ notify and hide failures@a_notification_that_fails@store/evict.rs@s/u64::from\(s
 E8 no rate@g8_no_second@policy/pace.rs@s/let limit = self.per_second.map_or\(u64::MAX, u64::from\)/let limit = self.per_second.map_or(u64::MAX, |_| u64::MAX)/
 E8 no share@g8_no_heartbeat@policy/pace.rs@s/SMALL.max\(population \/ SHARE\)/u64::MAX.max(SMALL.max(population \/ SHARE))/
 E8 nothing is reserved@the_maximum_is_shared@policy/pace.rs@s/\.saturating_sub\(self.reserved\)/.saturating_sub(0)/
+lookup an absence needs nobody's life@missing_with_a_typo_in_the_key@policy/survey.rs@s/self.vouched = all != 0.*/self.vouched = true;/
+lookup any of them vouches@missing_is_vouched_for@policy/survey.rs@s/self.gave & all == all/self.gave \& all != 0/
+lookup an absent field is an absent key@missing_is_a_key@store/own.rs@s/ if of_one => self.exists\(key, Looked::Absent/ if of_one => self.exists(key, Looked::Missing/
+lookup an absence is stale at once@missing_is_only_reported@store/mod.rs@s/let longest_gap = self.timing.look_interval\(\) \* 2;/let longest_gap = self.timing.look_interval() * 200;/@policy/timeless.rs@s/now.server.minus\(now.mono.since\(seen.since\)\)/now.server.minus(now.mono.since(seen.since)).minus(Duration::from_secs(9_999))/
+lookup a look too late counts@a_look_too_late@policy/timeless.rs@s/seen.mark != mark \|\| gap/seen.mark != mark/
+lookup the end of a silence releases absences@e5_the_end_of_a_silence@policy/rule.rs@s/ \|\| facts.guard.has_been_silent\(\)//
+lookup what stands elsewhere is no evidence@p1_a_ping_that_lands_elsewhere@store/evict.lua@s/in ipairs\(entry.elsewhere\) do/in ipairs({}) do/
+lookup where is not asked@where_keeps@store/own.rs@s/Filled::Known\(holds\) => holds,/Filled::Known(_) => true,/
+idle a use in between is not seen@idle_keys_go@store/evict.lua@s/found >= least/true/
 E9 not asked in the script@e9_what_becomes_protected@store/evict.lua@s/^  if protection then/  if false then/
 E9 a fault is no doubt@e9_a_condition_on_a_key_of_another_type@store/evict.lua@s/doubt = doubt or state/doubt = nil/
 E9 not asked at the re-read@e9_the_protected_stay@store/mod.rs@s/self.ask_protection\(&live.*/_ = \&mut looked;/

@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_jumps_moves_no_age() {
+    fn missing_is_not_aged_by_a_clock_that_moves_on_two_hours() {
         let mut memory = Timeless::default();
         memory.saw(&id("a"), mark("x"), GAP, at(100));
         let jumped = Now { server: at(7_300).server, ..at(150) };

@@ -1,5 +1,6 @@
 //! What stands elsewhere: sets, `id`, `let`, `where`, lookups, and what is judged by an absence, by idleness, by change.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use presence_reaper::policy::entry::EntryId;
@@ -255,6 +256,20 @@ for_each_server! {
             beats.abort();
             run(&mut client, &["FLUSHALL"]).await;
         }
+    }
+
+    /// A client whose record lacks the field is there all the same, whoever else has it.
+    async fn missing_is_a_key_and_no_field_of_it(server: Server) {
+        let mut client = server.client().await;
+        run(&mut client, &["SADD workers worker:a worker:b worker:c", "HSET conn:b other x"]).await;
+        let beats = beating(&server, &["HSET conn:a ping NOW"]);
+        let source = WORKERS.replace("exists {member}", "hget conn:{id} ping");
+        let (_file, daemon) = daemon(&server, FAST, &source).await;
+        eventually(SOON, async || evictions(&daemon).await == 1).await;
+        sleep(FAST.threshold * 2).await;
+        let left: BTreeSet<String> = ask(&mut client, "SMEMBERS workers").await;
+        assert_eq!(left, ["worker:a", "worker:b"].map(str::to_owned).into());
+        beats.abort();
     }
 
     /// A list of lookups of which one is misspelt: each has to be there for somebody.
