@@ -45,6 +45,9 @@ pub use orders::StandingOrders;
 /// Entries re-read and struck in one go: a strike's window of server time must not close on its last batch.
 const CHUNK: usize = 200;
 
+/// Entries due within a heartbeat interval that are told to the store, where one walk over the keys serves them all.
+const SOON: usize = 20_000;
+
 /// Eviction lines a second, before a summary takes their place.
 const LOGGED_A_SECOND: u32 = 100;
 
@@ -495,6 +498,10 @@ impl Reaper {
             let (ordered, _unchanged) = orders.in_force(&self.store.source().name, self.clock.now()).await;
             self.ledger.ordered(ordered);
             let Some((now, due)) = self.reserve_due(&mut report) else { break };
+            if self.store.wants_due(now.mono) {
+                let soon = now.mono.plus(self.settings.timing.heartbeat_interval);
+                self.store.expect(self.ledger.due(soon, SOON));
+            }
             let reserved = due.len() as u64;
             let spent = self.strike_due(due, &mut report).await;
             self.settle(reserved, spent);

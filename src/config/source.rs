@@ -280,7 +280,7 @@ fn companions(
 }
 
 fn unless(table: &mut Table, scope: &Scope<'_>, notes: &mut Notes) -> Vec<Condition> {
-    let Some(listed) = table.list(notes, "unless", false, |text| Condition::parse(text, scope)) else {
+    let Some(listed) = table.list(notes, "unless", false, |text| Condition::parse_unless(text, scope)) else {
         return Vec::new();
     };
     if listed.good.len() > MAX_CONDITIONS {

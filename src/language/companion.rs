@@ -355,7 +355,7 @@ mod tests {
         refused("if do SREM bcd {id}", "the condition is empty");
         refused("if exists a do", "the companion is empty");
         refused("if exists a do if exists b do SREM bcd {id}", "unknown verb `if` in a companion");
-        refused("if any-key a{_} do SREM bcd {id}", "unknown test `any-key`");
+        refused("if any-key abc{_} do SREM bcd {id}", "`any-key` stands in `unless` alone");
         count("for-each {c}");
         count("for-each {c} of smembers a do SREM bcd {c}");
         count("for-each {c} in smembers");

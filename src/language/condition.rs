@@ -1,7 +1,7 @@
 //! What may hold of an entry or not: `exists job:{id}`, `not hget conn:{id} state eq away`.
 
-use super::action::OWN_PREFIX;
-use super::template::{Ref, Scope, Template};
+use super::action::{MIN_LITERAL, OWN_PREFIX};
+use super::template::{Part, Piece, Ref, Scope, Template, pieces};
 use super::value::{Place, Value};
 use super::{Mistake, nearest, shown, words};
 
@@ -37,6 +37,8 @@ pub enum Test {
     },
     /// `disjoint KEY KEY`: the two sets share no member.
     Disjoint([Template; 2]),
+    /// `any-key KEY{_}`: some key is there that begins, goes on and ends with these, and has any bytes between them.
+    AnyKey(Vec<Template>),
     /// `VALUE eq TEXT`, and with the answer turned round `VALUE ne TEXT`. An absent value equals nothing.
     Equals {
         /// What is compared.
@@ -47,7 +49,7 @@ pub enum Test {
 }
 
 /// The words a test can begin with, and what it takes.
-const TESTS: [(&str, &str); 11] = [
+const TESTS: [(&str, &str); 12] = [
     ("exists", "exists KEY"),
     ("sismember", "sismember KEY MEMBER"),
     ("hexists", "hexists KEY FIELD"),
@@ -59,10 +61,11 @@ const TESTS: [(&str, &str); 11] = [
     ("json", "json /pointer eq TEXT"),
     ("field", "field NAME eq TEXT"),
     ("score", "score eq NUMBER"),
+    (ANY_KEY, "any-key KEY{_}"),
 ];
 
-/// Tests that are written down and not built yet.
-const NOT_YET: [&str; 3] = ["any-key", "idle", "unchanged"];
+/// Answered by a walk over the keys, which nobody can do within a script.
+const ANY_KEY: &str = "any-key";
 
 impl Condition {
     /// Reads a condition; `not`, the words of a test, `json`, `eq` and `ne` ignore case.
@@ -73,8 +76,25 @@ impl Condition {
         Self::of(&words::split(text)?, text, scope)
     }
 
+    /// Reads a condition of `unless`, where `any-key` may stand too.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn parse_unless(text: &str, scope: &Scope<'_>) -> Result<Self, Mistake> {
+        Self::read(&words::split(text)?, text, scope)
+    }
+
     /// Reads the words of a condition, which is written as `text`.
     pub(super) fn of(words: &[Vec<u8>], text: &str, scope: &Scope<'_>) -> Result<Self, Mistake> {
+        let condition = Self::read(words, text, scope)?;
+        match condition.test {
+            Test::AnyKey(_) => Err(Mistake::new("`any-key` stands in `unless` alone")
+                .hint("it takes a walk over all keys; `exists KEY` asks for one")),
+            _ => Ok(condition),
+        }
+    }
+
+    fn read(words: &[Vec<u8>], text: &str, scope: &Scope<'_>) -> Result<Self, Mistake> {
         let (not, rest) = match words.split_first() {
             Some((first, rest)) if is(first, "not") => (true, rest),
             _ => (false, words),
@@ -97,6 +117,7 @@ impl Condition {
             Test::Exists(key) | Test::IsMember { key, .. } | Test::HasField { key, .. } => std::slice::from_ref(key),
             Test::Disjoint(keys) => keys,
             Test::Equals { value, .. } => value.key().map(std::slice::from_ref).unwrap_or_default(),
+            Test::AnyKey(_) => &[],
         }
     }
 
@@ -106,6 +127,7 @@ impl Condition {
             Test::Exists(_) | Test::Disjoint(_) => (self.keys(), None, None),
             Test::IsMember { member: part, .. } | Test::HasField { field: part, .. } => (self.keys(), None, Some(part)),
             Test::Equals { value, text } => (&[], Some(value), Some(text)),
+            Test::AnyKey(pieces) => (pieces, None, None),
         };
         value.into_iter().flat_map(Value::refs).chain(keys.iter().chain(part).flat_map(Template::refs))
     }
@@ -128,7 +150,8 @@ impl Reader<'_> {
             ("sismember", [key, member]) => Test::IsMember { key: self.key(key)?, member: self.template(member)? },
             ("hexists", [key, field]) => Test::HasField { key: self.key(key)?, field: self.template(field)? },
             ("disjoint", [one, other]) => Test::Disjoint([self.key(one)?, self.key(other)?]),
-            ("exists" | "sismember" | "hexists" | "disjoint", _) => return Err(self.wrong_count()),
+            (ANY_KEY, [key]) => Test::AnyKey(self.pieces(key)?),
+            ("exists" | "sismember" | "hexists" | "disjoint" | ANY_KEY, _) => return Err(self.wrong_count()),
             (_, [value @ .., how, text]) if is(how, "eq") || is(how, "ne") => {
                 let value = self.value(value)?;
                 return Ok((Test::Equals { text: self.compared_with(&value, text)?, value }, is(how, "ne")));
@@ -136,6 +159,48 @@ impl Reader<'_> {
             _ => return Err(self.wrong_count()),
         };
         Ok((test, false))
+    }
+
+    /// What stands between the `{_}` of a key.
+    fn pieces(&self, word: &[u8]) -> Result<Vec<Template>, Mistake> {
+        let mut between: Vec<Vec<Part>> = vec![Vec::new()];
+        let mut longest = 0;
+        pieces(word, |piece| {
+            let part = match piece {
+                Piece::Braced(b"_") => {
+                    between.push(Vec::new());
+                    return Ok(());
+                }
+                Piece::Braced(name) => Part::Ref(self.scope.resolve(name)?),
+                Piece::Literal(bytes) => {
+                    longest = longest.max(bytes.len());
+                    Part::Literal(bytes)
+                }
+            };
+            if let Some(last) = between.last_mut() {
+                last.push(part);
+            }
+            Ok(())
+        })?;
+        if between.len() < 2 {
+            return Err(Mistake::new(format!("`{}` holds no `{{_}}`, which stands for any bytes", shown(word)))
+                .hint("one key by its name is asked for by `exists KEY`"));
+        }
+        if longest < MIN_LITERAL {
+            return Err(Mistake::new(format!(
+                "`{}` has no {MIN_LITERAL} literal bytes in a row: it would match half the database",
+                shown(word)
+            ))
+            .hint("write the text that all such keys share, as in `job:{id}:{_}`"));
+        }
+        let pieces: Vec<Template> = between.into_iter().map(Template::of).collect();
+        match pieces.first() {
+            Some(first) if first.literal_prefix().starts_with(OWN_PREFIX) => {
+                Err(Mistake::new("keys under `presence-reaper:` are our own")
+                    .hint("what is asked about is what a hub or a worker wrote"))
+            }
+            _ => Ok(pieces),
+        }
     }
 
     /// The value behind its first word.
@@ -215,8 +280,8 @@ fn usages() -> String {
 
 fn unknown(name: &str) -> Mistake {
     let mistake = Mistake::new(format!("unknown test `{name}`"));
-    if NOT_YET.contains(&name) {
-        return mistake.hint("not supported by this version");
+    if matches!(name, "idle" | "unchanged") {
+        return mistake.hint("it is a time, and stands in `last_ping`");
     }
     match nearest(name, TESTS.map(|(known, _)| known)) {
         Some(near) => mistake.hint(format!("did you mean `{near}`? There are {}", usages())),
@@ -319,13 +384,9 @@ mod tests {
             &format!("did you mean `exists`? There are {}", usages()),
         );
         refused(Layout::Zset, "ttl a eq 1", "unknown test `ttl`", &all);
-        for word in NOT_YET {
-            refused(
-                Layout::Zset,
-                &format!("{word} a"),
-                &format!("unknown test `{word}`"),
-                "not supported by this version",
-            );
+        for word in ["idle", "unchanged"] {
+            let hint = "it is a time, and stands in `last_ping`";
+            refused(Layout::Zset, &format!("{word} eq a"), &format!("unknown test `{word}`"), hint);
         }
         let count = |text: &str, hint: &str| {
             refused(Layout::Strings, text, &format!("wrong number of words in `{text}`"), &format!("write {hint}"));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::action::{Action, MIN_LITERAL, OWN_PREFIX, Verb};
 use super::companion::Companion;
-use super::condition::Condition;
+use super::condition::{Condition, Test};
 use super::notify::{Notification, Target};
 use super::on_evict::OnEvict;
 use super::pattern::Pattern;
@@ -153,12 +153,18 @@ impl Source {
             && self.id.is_none()
             && self.filters.is_empty()
             && self.group.is_none()
+            && !self.seeks_keys()
             && !self.unless.iter().flat_map(Condition::refs).any(|name| matches!(name, Ref::Let(_)))
     }
 
     /// Whether a notification waits in an outbox until it is delivered.
     pub fn has_outbox(&self) -> bool {
         self.notify.iter().any(|notification| matches!(notification.target, Target::Webhook { outbox: true, .. }))
+    }
+
+    /// Whether a walk over the keys tells what protects an entry.
+    pub fn seeks_keys(&self) -> bool {
+        self.unless.iter().any(|condition| matches!(condition.test, Test::AnyKey(_)))
     }
 
     /// Whether what is read of an entry is all that it takes to judge it, whichever it is: of most sources, for most

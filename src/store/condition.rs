@@ -13,6 +13,7 @@ use super::asking::{Answers, Asking, Query, until_told};
 use super::error::{Error, Kind};
 use super::own;
 use super::reply::{self, Unexpected};
+use super::search::Sought;
 use crate::language::condition::{Condition, Test, number};
 use crate::language::source::Source;
 use crate::language::template::{Pointer, Ref, Template};
@@ -25,6 +26,8 @@ pub(super) struct Unless {
     pub(super) holds: bool,
     /// What only Redis knows; any yes protects.
     pub(super) questions: Vec<Question>,
+    /// Keys that only a walk over all of them finds; any that is there protects.
+    pub(super) sought: Vec<Sought>,
 }
 
 /// A condition with every name put in.
@@ -37,6 +40,8 @@ pub(super) enum Filled {
     Unfillable,
     /// Redis has to be asked.
     Asked(Question),
+    /// Its keys have to be walked through.
+    Sought(Sought),
 }
 
 /// What is asked of Redis.
@@ -76,16 +81,17 @@ enum Seen {
 impl Unless {
     /// The conditions of `source` for the entry with these values.
     pub(super) fn of<'v>(source: &Source, value_of: impl Fn(&Ref) -> Option<Cow<'v, [u8]>>) -> Self {
-        let mut questions = Vec::new();
+        let (mut questions, mut sought) = (Vec::new(), Vec::new());
         for condition in &source.unless {
             match fill(condition, &value_of) {
                 Filled::Known(false) => {}
                 // Never evicted is the safe side.
-                Filled::Known(true) | Filled::Unfillable => return Self { holds: true, questions: Vec::new() },
+                Filled::Known(true) | Filled::Unfillable => return Self { holds: true, ..Self::default() },
                 Filled::Asked(question) => questions.push(question),
+                Filled::Sought(keys) => sought.push(keys),
             }
         }
-        Self { holds: false, questions }
+        Self { holds: false, questions, sought }
     }
 }
 
@@ -106,6 +112,10 @@ pub(super) fn fill<'v>(condition: &Condition, value_of: impl Fn(&Ref) -> Option<
         Test::Disjoint([one, other]) => both(fill(one), fill(other))
             .map(|(one, other)| question("SINTER", vec![one, other], vec![], Answer::Nothing)),
         Test::Equals { value, text } => return equals(value, text, negated, &value_of),
+        Test::AnyKey(pieces) => {
+            let pieces = pieces.iter().map(fill).collect::<Option<Vec<_>>>();
+            pieces.map(|pieces| Filled::Sought(Sought { pieces, negated }))
+        }
     };
     asked.unwrap_or(Filled::Unfillable)
 }

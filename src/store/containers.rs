@@ -84,7 +84,7 @@ impl Containers<'_> {
         // bound: as many as are configured
         for pattern in container.patterns().iter().filter(|pattern| pattern.literal().is_none()) {
             let glob = pattern.glob();
-            let walk = scan::keys(self.0, &glob, container.kind().as_str(), |name| {
+            let walk = scan::keys(self.0, &glob, Some(container.kind().as_str()), |name| {
                 if !name.starts_with(OWN_PREFIX) && pattern.matches(&name) && !container.names_exactly(&name) {
                     found.insert(name.into());
                 }

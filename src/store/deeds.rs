@@ -182,9 +182,10 @@ impl When {
     ) -> Option<Option<Self>> {
         match condition::fill(condition, value_of) {
             Filled::Known(holds) => Some(holds.then_some(Self::Always)),
-            Filled::Unfillable => None,
+            // What only a walk tells stands in `unless` alone.
+            Filled::Unfillable | Filled::Sought(_) => None,
             Filled::Asked(question) if question.is_of_json() => {
-                Some(Some(Self::Read(Unless { holds: false, questions: vec![question] })))
+                Some(Some(Self::Read(Unless { holds: false, questions: vec![question], sought: vec![] })))
             }
             Filled::Asked(question) => Some(Some(Self::Asked(question))),
         }
@@ -194,7 +195,7 @@ impl When {
     pub(super) fn settle(&mut self, gone: impl Fn(&Question) -> bool) {
         let Self::Read(read) = self else { return };
         if let Some(of_nothing) = read.questions.iter().find(|question| gone(question)).map(Question::of_nothing) {
-            *read = Unless { holds: of_nothing, questions: Vec::new() };
+            *read = Unless { holds: of_nothing, questions: Vec::new(), sought: vec![] };
         }
     }
 

@@ -3,6 +3,7 @@
 //! Its verbs: who is there ([`Store::health`]), what does everything look like ([`Store::survey`]), what do these
 //! entries look like now ([`Store::look`]), and away with them ([`Store::evict`]). Nothing here decides.
 
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
@@ -26,12 +27,12 @@ use crate::clock::Clock;
 use crate::language::on_evict::OnEvict;
 use crate::language::source::{Container, Missing, Source};
 use crate::policy::continuity::Identity;
-use crate::policy::entry::{EntryId, Mark, Now, Timestamp};
+use crate::policy::entry::{EntryId, Mark, Monotonic, Now, Timestamp};
 use crate::policy::memory::Memory;
 use crate::policy::order::Release;
 use crate::policy::ping::{self, Format, Raw, Unit, Unreadable};
 use crate::policy::staleness::{Freshness, Timing};
-use crate::policy::survey::{Absence, Judged, Survey};
+use crate::policy::survey::{Absence, Judged, MAX_CANDIDATES, Survey};
 use crate::policy::timeless::Timeless;
 use crate::text::Redaction;
 
@@ -59,12 +60,16 @@ mod reply;
 pub mod rights;
 pub mod sample;
 mod scan;
+mod search;
 mod set;
 pub mod standing;
 pub mod state;
 pub mod status;
 pub mod tls;
 mod zset;
+
+/// Entries read in one round trip.
+const READ_AT_ONCE: usize = 500;
 
 /// One source in one database of one master.
 #[derive(Clone, Debug)]
@@ -80,6 +85,8 @@ pub struct Store {
     lease: Option<Arc<Lease>>,
     /// What carries no time: since when we have seen it so.
     timeless: Arc<Mutex<Timeless>>,
+    /// What the last walk over the keys found, and who is due before the next.
+    searched: Arc<Mutex<(search::Found, Vec<EntryId>)>>,
 }
 
 /// A whole survey, and the process it was read from.
@@ -160,7 +167,17 @@ impl Store {
     /// A source as it is found through `link`; of more than `max_keys` containers there is no survey.
     pub fn new(link: Arc<Link>, source: Arc<Source>, timing: Timing, max_keys: u32) -> Self {
         let naming = Naming::new(Arc::clone(&source), None);
-        Self { link, source, timing, naming, max_keys, keeper: None, lease: None, timeless: Arc::default() }
+        Self {
+            link,
+            source,
+            timing,
+            naming,
+            max_keys,
+            keeper: None,
+            lease: None,
+            timeless: Arc::default(),
+            searched: Arc::default(),
+        }
     }
 
     /// The same, with the ids of its entries hidden where people or programs read of them, if they are to be.
@@ -231,7 +248,8 @@ impl Store {
         let Greeted { health: before, kept } = self.greet_on(live).await?;
         let reading = self.reading(live, "surveying");
         let survey = Survey::wanting(self.timing, ask.wanted).seeded(fastrand::u64(..));
-        let mut into = Surveying { store: self, live, ask, survey, staged: Vec::new(), doubtful: Vec::new() };
+        let mut into =
+            Surveying { store: self, live, ask, survey, staged: Vec::new(), doubtful: Vec::new(), sought: Vec::new() };
         self.timeless().begin();
         match &self.source.container {
             Container::Zset(_) | Container::Hash(_) | Container::Set(_) => {
@@ -246,6 +264,7 @@ impl Store {
             }
         }
         self.timeless().end();
+        into.seek().await?;
         into.survey.settle(self.source.last_ping.len());
         into.turn(0).await?;
         let after = self.link.health(live).await?;
@@ -320,17 +339,8 @@ impl Store {
     }
 
     async fn look_on(&self, live: &Live, ids: &[EntryId], strikes: bool) -> Result<Looked, Error> {
-        let (link, source) = (&*self.link, &*self.source);
-        let held = async {
-            match &source.container {
-                Container::Zset(_) => zset::look(link, live, source, ids).await,
-                Container::Hash(_) => hash::look(link, live, source, ids).await,
-                Container::Set(_) => set::look(link, live, source, ids).await,
-                Container::Keys(_) => keys::look(link, live, source, ids).await,
-            }
-        };
         // Both are on their way at once, on one connection and so in this order.
-        let (unchanged, held) = tokio::join!(link.unchanged(live), held);
+        let (unchanged, held) = tokio::join!(self.link.unchanged(live), self.read(live, ids));
         unchanged?;
         let (now, held) = held?;
         let found = self.find(live, ids, held, now, strikes).await?;
@@ -364,6 +374,7 @@ impl Store {
         if strikes {
             let asking = Asking { strict: false, ..asking };
             self.ask_protection(&asking, &mut answers, now, &mut found).await?;
+            self.seek(&asking, now, &mut found).await?;
             self.read_lists(&asking, &mut answers, now, &mut found).await?;
         }
         Ok(found)
@@ -457,6 +468,109 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// Whether a walk over the keys would tell something: then it is taken for all that are due before the next.
+    pub fn wants_due(&self, now: Monotonic) -> bool {
+        self.source.seeks_keys() && self.may_walk(now)
+    }
+
+    /// Takes in who is due before the next walk over the keys.
+    pub fn expect(&self, due: Vec<EntryId>) {
+        self.searched().1 = due;
+    }
+
+    fn searched(&self) -> std::sync::MutexGuard<'_, (search::Found, Vec<EntryId>)> {
+        self.searched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn may_walk(&self, now: Monotonic) -> bool {
+        self.searched().0.began().is_none_or(|began| now.since(began) >= self.timing.heartbeat_interval)
+    }
+
+    /// Walks through the keys for these entries, unless the last walk was a moment ago.
+    async fn walk_for(&self, live: &Live, now: Now, wanted: &[(EntryId, Unless)]) -> Result<(), Error> {
+        if wanted.is_empty() || !self.may_walk(now.mono) {
+            return Ok(());
+        }
+        let reading = self.reading(live, "seeking what protects entries of");
+        let found = search::walk(&reading, wanted, now.mono).await?;
+        self.searched().0 = found;
+        Ok(())
+    }
+
+    /// Sees what keys protect the stale among these. What the last walk did not cover waits, as if it were protected.
+    async fn seek(&self, asking: &Asking<'_>, now: Now, found: &mut [Found]) -> Result<(), Error> {
+        if !self.source.seeks_keys() {
+            return Ok(());
+        }
+        let mut open: Vec<(&mut bool, &mut Prepared)> = found
+            .iter_mut()
+            .filter_map(|found| match found {
+                Found::Entry { judged: Ok((at, _)), protected, prepared, .. }
+                    if !*protected && !prepared.unless.sought.is_empty() && self.is_stale(*at, now) =>
+                {
+                    Some((protected, &mut **prepared))
+                }
+                _ => None,
+            })
+            .collect();
+        if !open.is_empty() && self.may_walk(now.mono) {
+            let mut wanted: Vec<(EntryId, Unless)> =
+                open.iter().map(|(_, prepared)| (prepared.id.clone(), prepared.unless.clone())).collect();
+            wanted.extend(self.expected(asking, &wanted).await?);
+            self.walk_for(asking.live, now, &wanted).await?;
+        }
+        let searched = self.searched();
+        for (protected, prepared) in &mut open {
+            let holds = searched.0.of(&prepared.id).unwrap_or(true);
+            (prepared.unless.holds, **protected) = (holds, holds);
+        }
+        Ok(())
+    }
+
+    /// The conditions of those that are due before the next walk, but for `known`.
+    async fn expected(
+        &self,
+        asking: &Asking<'_>,
+        known: &[(EntryId, Unless)],
+    ) -> Result<Vec<(EntryId, Unless)>, Error> {
+        let mut due = std::mem::take(&mut self.searched().1);
+        let known: HashSet<&EntryId> = known.iter().map(|(id, _)| id).collect();
+        due.retain(|id| !known.contains(id));
+        due.truncate(search::MOST);
+        let mut wanted = Vec::with_capacity(due.len());
+        // bound: search::MOST of them
+        for ids in due.chunks(READ_AT_ONCE) {
+            let (now, held) = self.read(asking.live, ids).await?;
+            let mut entries: Vec<(&EntryId, Own, Unless)> = ids
+                .iter()
+                .zip(held)
+                .filter_map(|(id, held)| match held {
+                    Held::Own(own) => Some((id, own, Unless::default())),
+                    Held::Nothing | Held::WrongType => None,
+                })
+                .collect();
+            until_told(asking, &mut Answers::default(), &mut entries, |(id, own, unless), answers| {
+                let facts = Facts::new(&self.source, id, own, now, answers);
+                *unless = facts.unless();
+                !facts.is_pending()
+            })
+            .await?;
+            wanted.extend(entries.into_iter().map(|(id, _, unless)| (id.clone(), unless)));
+        }
+        Ok(wanted)
+    }
+
+    /// What stands under these ids, and when it was read.
+    async fn read(&self, live: &Live, ids: &[EntryId]) -> Result<(Now, Vec<Held>), Error> {
+        let (link, source) = (&*self.link, &*self.source);
+        match &source.container {
+            Container::Zset(_) => zset::look(link, live, source, ids).await,
+            Container::Hash(_) => hash::look(link, live, source, ids).await,
+            Container::Set(_) => set::look(link, live, source, ids).await,
+            Container::Keys(_) => keys::look(link, live, source, ids).await,
+        }
     }
 
     fn is_live(&self, at: Timestamp, now: Now) -> bool {
@@ -591,6 +705,8 @@ struct Surveying<'a> {
     staged: Vec<Staged>,
     /// The stale of this page, of which only Redis knows whether something protects them.
     doubtful: Vec<Doubtful>,
+    /// Those of all pages of which a walk over the keys tells.
+    sought: Vec<Doubtful>,
 }
 
 /// An entry that is judged by what was read of it alone, whichever it is.
@@ -698,13 +814,32 @@ impl Taker for Surveying<'_> {
         .await?;
         let asking = Asking { strict: false, ..asking };
         condition::ask(&asking, &mut answers, doubtful.iter_mut().map(|one| &mut one.unless)).await?;
-        doubtful.into_iter().for_each(|one| one.observe(&mut self.survey));
+        for one in doubtful {
+            let open = !one.unless.holds && !one.unless.sought.is_empty();
+            match open && self.sought.len() < MAX_CANDIDATES {
+                true => self.sought.push(one),
+                false => one.observe(&mut self.survey),
+            }
+        }
         self.ask.audience.hears(items, &mut self.survey, &store.naming).await;
         Ok(())
     }
 }
 
 impl Surveying<'_> {
+    /// Takes in those of which a walk over the keys tells. Whom the last walk did not cover is looked at before it goes.
+    async fn seek(&mut self) -> Result<(), Error> {
+        let mut sought = std::mem::take(&mut self.sought);
+        let Some(now) = sought.last().map(|one| one.now) else { return Ok(()) };
+        let wanted: Vec<_> = sought.iter().map(|one| (one.id.clone(), one.unless.clone())).collect();
+        self.store.walk_for(self.live, now, &wanted).await?;
+        for one in &mut sought {
+            one.unless.holds = self.store.searched().0.of(&one.id).unwrap_or(false);
+        }
+        sought.into_iter().for_each(|one| one.observe(&mut self.survey));
+        Ok(())
+    }
+
     /// Takes in an entry of which everything is known but what protects it.
     fn judge(&mut self, Staged { id, own, now, view }: Staged) {
         let Some(View { told, label, already }) = view else { return };

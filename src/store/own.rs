@@ -337,7 +337,7 @@ impl<'e> Facts<'e> {
     pub(super) fn belongs(&self) -> bool {
         self.source.filters.iter().all(|condition| match condition::fill(condition, |name| self.of(name)) {
             Filled::Known(holds) => holds,
-            Filled::Unfillable => false,
+            Filled::Unfillable | Filled::Sought(_) => false,
             Filled::Asked(mut question) => match self.ask(question.query.clone()) {
                 Some(reply) => question.hear(reply.clone()).unwrap_or(false),
                 None => true,

@@ -185,7 +185,7 @@ fn of_connection(db: u16) -> impl Iterator<Item = Right> {
 fn of_reading(source: &Source) -> Vec<Right> {
     let patterns = source.container.patterns();
     let scan = patterns.iter().any(|pattern| pattern.literal().is_none());
-    let scan = scan.then_some(Right { command: SCAN, on: On::Server });
+    let scan = (scan || source.seeks_keys()).then_some(Right { command: SCAN, on: On::Server });
     let on_entries = patterns.iter().flat_map(|pattern| {
         let commands = reading(source, pattern.literal().is_some());
         commands.into_iter().map(|command| Right::on(command, pattern.glob()))
@@ -226,6 +226,8 @@ fn asked(condition: &Condition) -> Option<Command> {
         Test::HasField { .. } => HEXISTS,
         Test::Disjoint(_) => SINTER,
         Test::Equals { value, .. } => looking_up(value)?,
+        // A walk has no keys of its own.
+        Test::AnyKey(_) => return None,
     })
 }
 

@@ -79,17 +79,20 @@ impl<'a> Pages<'a> {
     }
 }
 
-/// Walks the names of the keys of one type that a glob matches, unless `each` has enough: then it breaks off and says
+/// Walks the names of the keys, of one type or of any, that a glob matches, unless `each` has enough: then it breaks off and says
 /// so.
 pub(super) async fn keys(
     reading: &Reading<'_>,
     glob: &[u8],
-    kind: &str,
+    kind: Option<&str>,
     mut each: impl FnMut(Vec<u8>) -> ControlFlow<()>,
 ) -> Result<ControlFlow<()>, Error> {
     let unexpected = |unexpected| reading.link.unexpected(&reading.doing, unexpected);
     let command = |commands: &mut redis::Pipeline, cursor, items| {
-        commands.cmd("SCAN").arg(cursor).arg("MATCH").arg(glob).arg("COUNT").arg(items).arg("TYPE").arg(kind);
+        commands.cmd("SCAN").arg(cursor).arg("MATCH").arg(glob).arg("COUNT").arg(items);
+        if let Some(kind) = kind {
+            commands.arg("TYPE").arg(kind);
+        }
     };
     let mut pages = Pages::of(reading);
     // bound: as many as there are pages, and those are bounded

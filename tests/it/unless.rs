@@ -566,3 +566,62 @@ async fn skipped(daemon: &crate::harness::Daemon, reason: &str) -> f64 {
 async fn metric_of(daemon: &crate::harness::Daemon, name: &str) -> f64 {
     daemon.metric(&format!("presence_reaper_{name}")).await.expect("a metric there is")
 }
+
+// === any-key ===
+
+for_each_server! {
+    /// Whoever has any job stays, whatever it is called; the keys are walked through once for all.
+    async fn any_key_that_is_there_protects(server: Server) {
+        for layout in Layout::ALL {
+            let mut client = server.client().await;
+            let edge = Edge::on(&server, &unless(layout, "any-key job:{id}:{_}:open"));
+            let ids = put_aged(&mut client, layout, &[OLD, OLD, OLD, 0]).await;
+            run(&mut client, &["SET job:c0:7:open x", "SET job:c1:7:done x", "SET job:c2x:7:open x", "SET job:c3:1:open x"]).await;
+
+            let survey = edge.survey().await;
+            assert_eq!((counted(&survey), survey.fresh), ((2, 1), 1), "{layout:?}");
+            server.reset_stats().await;
+            let looked = edge.look(&ids).await;
+            assert_eq!(protected(&looked), [true, false, false, false], "{layout:?}");
+            assert_eq!(server.command_stats().await.get("scan"), None, "{layout:?}: the survey's walk is good for a heartbeat");
+            let found = values(outcomes(&edge.strike(&Looked { found: looked.found[..3].to_vec(), ..looked }).await));
+            assert_eq!(found, [Outcome::Protected, Outcome::Evicted, Outcome::Evicted], "{layout:?}");
+            run(&mut client, &["FLUSHALL"]).await;
+        }
+    }
+
+    /// Nobody knows of whom the last walk did not cover: that one waits; and a walk that is a heartbeat old is taken anew,
+    /// for those who were told to be due as well.
+    async fn any_key_waits_for_the_next_walk(server: Server) {
+        let mut client = server.client().await;
+        let timing = "threshold = \"5s\"\nheartbeat_interval = \"1s\"";
+        let edge = Edge::on(&server, &with(Layout::Zset, &format!("{timing}\nunless = [\"not any-key alive:{{id}}{{_}}\"]")));
+        let ids = put_aged(&mut client, Layout::Zset, &[OLD, OLD]).await;
+        run(&mut client, &["SET alive:c0:x 1", "SET alive:c1 1"]).await;
+        assert_eq!(protected(&edge.look(&ids[..1]).await), [false]);
+        run(&mut client, &["DEL alive:c0:x"]).await;
+        assert_eq!(protected(&edge.look(&ids).await), [false, true], "one is known, the other waits");
+        sleep(Duration::from_millis(1_100)).await;
+        edge.store.expect(ids.clone());
+        assert_eq!(protected(&edge.look(&ids[..1]).await), [true]);
+        assert_eq!(protected(&edge.look(&ids[1..]).await), [false], "covered by the walk before");
+    }
+}
+
+#[tokio::test]
+async fn any_key_may_scan_by_the_line_that_check_prints() {
+    let server = Server::start(crate::harness::Kind::Redis).await;
+    let mut client = server.client().await;
+    put_aged(&mut client, Layout::Zset, &[OLD]).await;
+    run(&mut client, &["SET job:c0:1 x"]).await;
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("reaper.toml");
+    let text = unless(Layout::Zset, "any-key job:{id}:{_}");
+    std::fs::write(&path, format!("[redis]\nurl = \"{}\"\n[[source]]\nname = \"cli\"\n{text}\n", server.url()))
+        .unwrap();
+    let flags = ["--config".to_owned(), path.to_str().unwrap().to_owned()];
+    let confined = Confined::make(&server, "seeker", &["--acl"], &flags).await;
+    let run = confined.run(Binary::new(["--dry-run", "-o", "json"]).args(&flags)).run().await;
+    assert_eq!(only_source(&run.assert_code(0).json())["entries"]["protected"], 1, "{}", run.stdout);
+    confined.assert_nothing_was_refused(&server).await;
+}
