@@ -402,7 +402,8 @@ struct SettingArgs {
     /// Entries are the keys that match, as in "conn:{id}"
     #[arg(long, value_name = "PATTERN", help_heading = "One source without a file")]
     keys: Option<String>,
-    /// score, value, "json /pointer" or "field NAME"; the newest, if repeated
+    /// score, value, "json /pointer", "field NAME", unchanged, idle, or elsewhere "get KEY", "hget KEY FIELD", "zscore KEY
+    /// MEMBER"; the newest, if repeated
     #[arg(long, value_name = "VALUE", help_heading = "One source without a file")]
     last_ping: Vec<String>,
     /// What goes with an entry, as in "SREM users {id}"; repeatable

@@ -252,11 +252,6 @@ impl Table {
         Self { path, label, place, entries }
     }
 
-    /// Whether `key` is there and was not taken.
-    pub(super) fn holds(&self, key: &str) -> bool {
-        self.entries.iter().any(|entry| entry.key == key)
-    }
-
     /// Every key that is left, for a table whose keys are free.
     pub(super) fn take_all(&mut self) -> Vec<Entry> {
         std::mem::take(&mut self.entries)
@@ -265,6 +260,12 @@ impl Table {
     /// Calls `each` with every text that is left.
     pub(super) fn each_text(&mut self, each: &mut impl FnMut(&mut String)) {
         self.entries.iter_mut().for_each(|entry| each_text(&mut entry.node.value, each));
+    }
+
+    /// Calls `each` with every text that is left under these keys.
+    pub(super) fn each_text_of(&mut self, keys: &[&str], each: &mut impl FnMut(&mut String)) {
+        let entries = self.entries.iter_mut().filter(|entry| keys.contains(&entry.key.as_str()));
+        entries.for_each(|entry| each_text(&mut entry.node.value, each));
     }
 
     /// Whatever was not taken is unknown.

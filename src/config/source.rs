@@ -91,7 +91,10 @@ pub(super) fn read(
     let filters = values::filters(&mut table, &scope, notes);
     let format = format(&mut table, last_ping.as_deref(), notes);
     let time_zone = time_zone(&mut table, last_ping.as_deref(), format, notes);
-    let deadline = table.get(notes, "deadline", |value| duration(value, &DEADLINES));
+    let deadline = table.get(notes, "deadline", |value| match duration(value, &DEADLINES)? {
+        deadline if !deadline.is_zero() && !is_written(last_ping.as_deref()) => Err(idle_setting()),
+        deadline => Ok(deadline),
+    });
     let ignore = table.list(notes, "ignore", false, |text| Pattern::parse(text, "the pattern"));
     let ignore: Vec<Pattern> = ignore.into_iter().flat_map(|list| list.good).map(|read| read.value).collect();
     let companions = companions(&mut table, container.as_ref(), id.as_ref(), &scope, &ignore, notes);
@@ -99,7 +102,7 @@ pub(super) fn read(
     let on_evict = table.get(notes, "on_evict", |value| OnEvict::parse(text(value)?, &scope, last_ping.as_deref()));
     let group = group(&mut table, &scope, notes);
     let unless = unless(&mut table, &scope, notes);
-    let names = Names { scope, source: name.as_ref().map_or("", |read| read.value.as_str()) };
+    let names = Names { scope, source: name.as_ref().map_or("", |read| read.value.as_str()), group: group.as_ref() };
     let notify::Read { notify, webhooks } =
         notify::read(&mut table, &notify::Around { names, container: container.as_ref(), ignore: &ignore }, notes);
     let timing = timing(&mut table, notes);
@@ -192,6 +195,20 @@ fn container(table: &mut Table, notes: &mut Notes) -> Option<Container> {
     container.map_err(|mistake| notes.mistake(&listed.place, kind.as_str(), table, mistake)).ok()
 }
 
+/// Whether a hub wrote any of these times.
+fn is_written(last_ping: Option<&[Stored]>) -> bool {
+    let written = |value: &Stored| match value {
+        Stored::Own(_) => true,
+        Stored::Lookup(lookup) => !matches!(lookup.place, value::Place::Key(_)),
+        Stored::Idle | Stored::Unchanged => false,
+    };
+    last_ping.is_none_or(|values| values.iter().any(written))
+}
+
+fn idle_setting() -> Mistake {
+    Mistake::new("no time is read here that a hub wrote, so that this does nothing").hint("leave it out")
+}
+
 /// A score is a number, wherever it stands.
 fn is_number(last_ping: Option<&[Stored]>) -> bool {
     let score = |value: &Stored| match value {
@@ -205,6 +222,7 @@ fn is_number(last_ping: Option<&[Stored]>) -> bool {
 fn format(table: &mut Table, last_ping: Option<&[Stored]>, notes: &mut Notes) -> Format {
     let words = FORMATS.map(|format| (format.as_str(), format));
     let read = table.get(notes, "format", |value| match one_of(value, &words)? {
+        Format::Fixed(_) if !is_written(last_ping) => Err(idle_setting()),
         Format::Fixed(Unit::Iso8601) if is_number(last_ping) => {
             Err(Mistake::new("iso-8601 is text, and a score is a number")
                 .hint("leave `format` out: auto finds the unit"))
@@ -219,6 +237,7 @@ fn time_zone(table: &mut Table, last_ping: Option<&[Stored]>, format: Format, no
     let read = table.get(notes, "time_zone", |value| {
         let zone = zone::zone(value)?;
         match format {
+            _ if !is_written(last_ping) => Err(idle_setting()),
             _ if is_number(last_ping) => Err(Mistake::new("a score is a number and has no zone")
                 .hint("leave it out: numbers count from 1970 (.NET ticks from the year 1) in UTC")),
             Format::Auto | Format::Fixed(Unit::Iso8601) => Ok(zone),

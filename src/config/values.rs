@@ -46,10 +46,10 @@ pub(super) fn put_prefix_in(table: &mut Table, notes: &mut Notes) {
         }
         Ok(prefix.replace('{', "{{").replace('}', "}}"))
     });
-    let Some(prefix) = read.filter(|read| !read.value.is_empty()) else { return };
     let mut used = false;
-    table.each_text(&mut |text| used |= replace_prefix(text, &prefix.value));
-    if !used {
+    let prefix = read.as_ref().map_or("", |read| read.value.as_str());
+    table.each_text(&mut |text| used |= replace_prefix(text, prefix));
+    if let Some(prefix) = read.filter(|read| !used && !read.value.is_empty()) {
         let mistake = Mistake::new("no text of this source names `{prefix}`");
         notes.warning(&prefix.place, "prefix", table, mistake.hint("write zset = \"{prefix}online\", for example"));
     }
@@ -77,29 +77,47 @@ fn replace_prefix(text: &mut String, prefix: &str) -> bool {
     found
 }
 
-/// What the keys of a source hold, by what its texts name of them: a field of theirs, or a value. `None` where nothing
-/// of their own is read, and then they may hold anything.
+/// What the keys of a source hold: `last_ping` tells, and is a value unless it says otherwise. Where it only looks
+/// elsewhere, what templates and conditions name of the entry's own tells; `None` where nothing of it is read, and then
+/// the keys may hold anything.
 pub(super) fn own_layout(table: &mut Table) -> Option<Layout> {
-    let (mut hashes, mut strings, mut idle) = (false, false, false);
-    table.each_text(&mut |text| {
+    let (mut own, mut idle, mut said) = (None, false, false);
+    table.each_text_of(&["last_ping"], &mut |text| {
+        said = true;
         let words = words::split(text).unwrap_or_default();
-        let begins = |name: &str| {
-            words
-                .iter()
-                .find(|word| !word.eq_ignore_ascii_case(b"not") && !word.eq_ignore_ascii_case(b"if"))
-                .is_some_and(|word| word.eq_ignore_ascii_case(name.as_bytes()))
-        };
-        hashes |= text.contains("{field:") || begins("field");
-        strings |= text.contains("{json:") || text.contains("{value}") || text.contains("{value|");
-        strings |= ["json", "value", "unchanged"].into_iter().any(begins);
-        idle |= begins("idle");
+        let first = words.first().map(|word| word.to_ascii_lowercase());
+        idle |= first.as_deref() == Some(b"idle");
+        own = own.or(first.as_deref().and_then(layout_of));
     });
-    let elsewhere = table.holds("last_ping");
-    match (idle, hashes, strings) {
-        (true, _, _) => None,
-        (false, true, _) => Some(Layout::Hashes),
-        (false, false, true) => Some(Layout::Strings),
-        (false, false, false) => (!elsewhere).then_some(Layout::Strings),
+    if !said || own.is_some() || idle {
+        return if idle { None } else { own.or(Some(Layout::Strings)) };
+    }
+    table.each_text_of(&["where", "unless", "companions", "let", "group", "notify", "last_ping"], &mut |text| {
+        let words = words::split(text).unwrap_or_default();
+        // A condition begins with what it compares, one of a companion stands behind its `if`, a list behind its `in`.
+        let names = words.iter().enumerate().filter(|(at, _)| {
+            let before = at.checked_sub(1).and_then(|at| words.get(at)).map(|word| word.to_ascii_lowercase());
+            matches!(before.as_deref(), Some(b"not" | b"if" | b"in"))
+        });
+        let told = names.filter_map(|(_, word)| layout_of(&word.to_ascii_lowercase())).next();
+        let braced = [("{field:", Layout::Hashes), ("{json:", Layout::Strings), ("{value}", Layout::Strings)];
+        let braced = braced.into_iter().chain([("{value|", Layout::Strings)]);
+        let named = braced.into_iter().find(|(name, _)| text.contains(name)).map(|(_, layout)| layout);
+        own = own.or(named).or(told);
+    });
+    table.each_text_of(&["where", "unless", "let"], &mut |text| {
+        let words = words::split(text).unwrap_or_default();
+        own = own.or(words.first().and_then(|word| layout_of(&word.to_ascii_lowercase())));
+    });
+    own
+}
+
+/// What holds a value that is named so.
+fn layout_of(name: &[u8]) -> Option<Layout> {
+    match name {
+        b"field" => Some(Layout::Hashes),
+        b"json" | b"value" | b"unchanged" => Some(Layout::Strings),
+        _ => None,
     }
 }
 

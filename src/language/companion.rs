@@ -167,8 +167,10 @@ impl ForEach {
             return Err(count());
         }
         let pattern = Pattern::of(pattern, "the pattern of the `for-each`")?;
-        if let Some(name) =
-            pattern.names().iter().find(|name| scope.captures.contains(name) || TAKEN.contains(&name.as_str()))
+        if let Some(name) = pattern
+            .names()
+            .iter()
+            .find(|name| scope.captures.contains(name) || scope.lets.contains(name) || TAKEN.contains(&name.as_str()))
         {
             return Err(Mistake::new(format!("`{{{name}}}` is the name of something else already"))
                 .hint("give what the `for-each` captures a name of its own"));

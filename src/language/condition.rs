@@ -2,7 +2,7 @@
 
 use super::action::{MIN_LITERAL, OWN_PREFIX};
 use super::template::{Part, Piece, Ref, Scope, Template, pieces};
-use super::value::{Place, Value};
+use super::value::{Place, Value, check_key};
 use super::{Mistake, nearest, shown, words};
 
 /// A question about an entry that is answered by yes or no.
@@ -209,9 +209,6 @@ impl Reader<'_> {
         let value = Value::of(&words, self.text, self.scope).map_err(|mistake| {
             if mistake.what.starts_with("wrong number of words") { self.wrong_count() } else { mistake }
         })?;
-        if let Value::Lookup(lookup) = &value {
-            self.check_key(lookup.place.key())?;
-        }
         Ok(value)
     }
 
@@ -233,23 +230,8 @@ impl Reader<'_> {
 
     fn key(&self, word: &[u8]) -> Result<Template, Mistake> {
         let key = self.template(word)?;
-        self.check_key(&key)?;
+        check_key(&key, self.text)?;
         Ok(key)
-    }
-
-    fn check_key(&self, key: &Template) -> Result<(), Mistake> {
-        let is_literal = key.refs().next().is_none();
-        if key.literal_prefix().starts_with(OWN_PREFIX) {
-            return Err(Mistake::new(format!(
-                "the key of `{}` stands under `presence-reaper:`, which is our own",
-                shown(self.text.as_bytes())
-            ))
-            .hint("what is asked about is what a hub or a worker wrote"));
-        }
-        if is_literal && key.literal_prefix().is_empty() {
-            return Err(Mistake::new("the key of a condition is empty").hint(format!("write {}", self.usage)));
-        }
-        Ok(())
     }
 
     fn template(&self, word: &[u8]) -> Result<Template, Mistake> {
@@ -428,7 +410,12 @@ mod tests {
                 refused(Layout::Hashes, &text, &what, own);
             }
         }
-        refused(Layout::Hashes, r#"exists """#, "the key of a condition is empty", "write exists KEY");
+        refused(
+            Layout::Hashes,
+            r#"exists """#,
+            r#"the key of `exists ""` is empty"#,
+            "name the key, as in `get seen:{id}`",
+        );
         let score = |text: &str| format!("a score is a number, and `{text}` is none");
         refused(Layout::Zset, "score eq high", &score("high"), "write score eq NUMBER");
         refused(Layout::Zset, "zscore z {id} ne nan", &score("nan"), "write zscore KEY MEMBER eq NUMBER");

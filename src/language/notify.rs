@@ -17,7 +17,7 @@ use crate::policy::outcome::Sink;
 const REASON: &str = "stale";
 
 /// The names that exist here alone.
-const NAMES: [&str; 6] = ["source", "last_ping", "age_ms", "at", "reason", "remaining"];
+const NAMES: [&str; 7] = ["source", "group", "last_ping", "age_ms", "at", "reason", "remaining"];
 
 const FILTERS: &str = "there are `|hex` and `|base64`; the values of a table are escaped as JSON needs it without";
 
@@ -82,6 +82,8 @@ pub enum Span {
     Literal(Vec<u8>),
     /// A value of the entry.
     Own(Ref, Filter),
+    /// The label of the entry's group.
+    Group(Template, Filter),
     /// The entry's last ping.
     LastPing,
     /// What only the eviction script knows.
@@ -117,6 +119,8 @@ pub struct Names<'s> {
     pub scope: Scope<'s>,
     /// The source's own name.
     pub source: &'s str,
+    /// What labels the group of an entry, where there are groups.
+    pub group: Option<&'s Template>,
 }
 
 // === impl Notification ===
@@ -293,15 +297,20 @@ impl Text {
         self.spans.iter().any(|span| match span {
             // What was read as JSON is text, and a score is digits.
             Span::Own(Ref::Json(_) | Ref::Score, _) | Span::Own(_, Filter::Hex | Filter::Base64) => false,
+            Span::Group(_, filter) => *filter == Filter::Plain,
             Span::Own(_, Filter::Plain) => true,
             Span::Literal(_) | Span::LastPing | Span::Late(_) => false,
         })
     }
 
     fn refs(&self) -> impl Iterator<Item = &Ref> {
-        self.spans.iter().filter_map(|span| match span {
-            Span::Own(name, _) => Some(name),
-            Span::Literal(_) | Span::LastPing | Span::Late(_) => None,
+        self.spans.iter().flat_map(|span| {
+            let (one, more) = match span {
+                Span::Own(name, _) => (Some(name), None),
+                Span::Group(label, _) => (None, Some(label.refs())),
+                Span::Literal(_) | Span::LastPing | Span::Late(_) => (None, None),
+            };
+            one.into_iter().chain(more.into_iter().flatten())
         })
     }
 }
@@ -347,6 +356,10 @@ impl Names<'_> {
                 Piece::Literal(bytes) => Part::Literal(bytes),
                 Piece::Braced(braced) => match self.special(braced) {
                     Some("source") => Part::Literal(self.source.as_bytes().to_vec()),
+                    Some("group") => {
+                        parts.extend(self.label()?.parts().iter().cloned());
+                        return Ok(());
+                    }
                     Some(name) => {
                         let what = format!("`{{{name}}}` belongs in a payload, not in the name of a channel or stream");
                         return Err(Mistake::new(what));
@@ -371,6 +384,9 @@ impl Names<'_> {
             let own = self.scope.resolve(name).map_err(|mistake| guess(name, mistake))?;
             return Ok(Span::Own(own, filter));
         };
+        if special == "group" {
+            return Ok(Span::Group(self.label()?.clone(), filter));
+        }
         if filter != Filter::Plain {
             return Err(Mistake::new(format!("`{{{special}}}` is plain text and takes no filter")));
         }
@@ -387,6 +403,13 @@ impl Names<'_> {
                 ));
             }
             _ => Span::Late(Late::Remaining),
+        })
+    }
+
+    fn label(&self) -> Result<&Template, Mistake> {
+        self.group.ok_or_else(|| {
+            Mistake::new("`{group}` is the label of an entry's group, and this source tells none apart")
+                .hint("write group = \"{json:/Hub}\", for example")
         })
     }
 
@@ -423,7 +446,7 @@ mod tests {
 
     fn names_of<R>(layout: Option<Layout>, captures: &[&str], with: impl FnOnce(&Names<'_>) -> R) -> R {
         let captures: Vec<String> = captures.iter().map(|name| (*name).to_owned()).collect();
-        with(&Names { scope: Scope { layout, captures: &captures, ..Scope::default() }, source: "hub" })
+        with(&Names { scope: Scope { layout, captures: &captures, ..Scope::default() }, source: "hub", group: None })
     }
 
     fn parse(layout: Layout, text: &str) -> Result<Text, Mistake> {
@@ -476,7 +499,8 @@ mod tests {
 
     #[test]
     fn what_names_nothing_is_refused() {
-        refused(Layout::Zset, "{group}", "unknown name `{group}`");
+        let label = "`{group}` is the label of an entry's group, and this source tells none apart";
+        refused(Layout::Zset, "{group}", label);
         refused(Layout::Zset, "{remainin}", "unknown name `{remainin}`");
         refused(Layout::Zset, "{id|json}", "unknown filter `|json`");
         refused(Layout::Zset, "{id|hex|base64}", "unknown filter `|hex|base64`");
@@ -523,7 +547,7 @@ mod tests {
         let ignore: Vec<Pattern> = ignore.iter().map(|text| Pattern::parse(text, "the pattern").unwrap()).collect();
         let layout = if kind == Kind::Keys { Layout::Strings } else { Layout::Zset };
         let scope = Scope { layout: Some(layout), captures: container.captures(), ..Scope::default() };
-        let found = Target::stream(key, &Names { scope, source: "hub" }, Some(&container), &ignore);
+        let found = Target::stream(key, &Names { scope, source: "hub", group: None }, Some(&container), &ignore);
         let found = found.map(|target| match target {
             Target::Stream { key, .. } => key.literal_prefix().to_vec(),
             _ => panic!("a stream"),

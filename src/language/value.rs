@@ -1,5 +1,6 @@
 //! Where a value stands: in the entry itself (`score`, `json /pointer`), or elsewhere (`hget conn:{id} seen`).
 
+use super::action::OWN_PREFIX;
 use super::template::{Pointer, Ref, Scope, Template};
 use super::{Mistake, nearest, shown, words};
 
@@ -78,7 +79,10 @@ impl Value {
         };
         let verb = shown(first).to_ascii_lowercase();
         let template = |word: &[u8]| Template::parse(word, scope);
-        let lookup = |place, part| Ok(Self::Lookup(Lookup { place, part }));
+        let lookup = |place: Place, part| {
+            check_key(place.key(), text)?;
+            Ok(Self::Lookup(Lookup { place, part }))
+        };
         let is_json = |word: &[u8]| word.eq_ignore_ascii_case(b"json");
         match (verb.as_str(), rest) {
             ("score", []) => scope.own(Ref::Score, &verb).map(Self::Own),
@@ -139,6 +143,19 @@ impl Place {
             Self::Field { key, field: part } | Self::Score { key, member: part } => [Some(key), Some(part)],
         }
     }
+}
+
+/// Refuses a key that is empty, or leads to what is our own.
+pub(super) fn check_key(key: &Template, text: &str) -> Result<(), Mistake> {
+    let text = shown(text.as_bytes());
+    if key.literal_prefix().starts_with(OWN_PREFIX) {
+        let what = format!("the key of `{text}` stands under `presence-reaper:`, which is our own");
+        return Err(Mistake::new(what).hint("what is asked about is what a hub or a worker wrote"));
+    }
+    if key.literal_prefix().is_empty() && key.refs().next().is_none() {
+        return Err(Mistake::new(format!("the key of `{text}` is empty")).hint("name the key, as in `get seen:{id}`"));
+    }
+    Ok(())
 }
 
 /// The bytes of a word that may not name a value.

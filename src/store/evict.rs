@@ -205,7 +205,7 @@ impl Prepared {
 
     /// What the script spelt for a webhook, by the place of its notification.
     fn told(&self, (place, text): (usize, Vec<u8>)) -> Option<Told> {
-        let hook = self.notices.get(place.checked_sub(1)?)?.1.hook?;
+        let hook = self.sent().nth(place.checked_sub(1)?)?.1.hook?;
         Some(Told { hook: hook.place, form: hook.form, text })
     }
 }

@@ -140,6 +140,7 @@ impl<'v, F: Fn(&Ref) -> Option<Cow<'v, [u8]>>> Values<'v, F> {
             Span::Literal(bytes) => Word::Bytes(bytes.clone()),
             Span::Own(name, Filter::Plain) => Word::Bytes((self.own)(name)?.into_owned()),
             Span::Own(name, filter) => Word::Bytes(filter.apply(&(self.own)(name)?)),
+            Span::Group(label, filter) => Word::Bytes(filter.apply(&label.fill(&self.own)?)),
             Span::LastPing => Word::Bytes(format!("{}Z", rfc3339(self.last_ping?, 3)).into_bytes()),
             Span::Late(Late::At) => Word::At,
             Span::Late(Late::AgeMs) => Word::Since(self.last_ping?),
@@ -236,7 +237,7 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_millis(1_769_860_800_623);
 
     fn names() -> Names<'static> {
-        Names { scope: Scope { layout: Some(Layout::Hash), ..Scope::default() }, source: "hub" }
+        Names { scope: Scope { layout: Some(Layout::Hash), ..Scope::default() }, source: "hub", group: None }
     }
 
     fn table(members: &[(&str, &str)]) -> Payload {

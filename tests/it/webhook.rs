@@ -143,6 +143,29 @@ async fn outbox(server: &Server) -> u64 {
 
 for_each_server! {
     /// The script spells what webhooks are told, behind each removal, and keeps it in the outbox where there is one.
+    /// What a condition keeps back, before the script or in it, leaves the others where they belong.
+    async fn each_is_told_to_its_own_receiver_whatever_is_kept_back(server: Server) {
+        for (mode, more, expected) in [("off", "off", vec!["b"]), ("on", "off", vec!["a", "b"]), ("on", "on", vec!["a", "b", "c"])] {
+            let to = |name: &str, when: &str| {
+                format!("{{ webhook = \"http://{name}/\", payload = \"{name} {{group}}\"{when} }}")
+            };
+            let notify = [
+                to("a", ", when = \"get mode json /p eq on\""),
+                to("b", ""),
+                to("c", ", when = \"get more eq on\""),
+            ];
+            let edge = Edge::on(&server, &(with(&notify.join(", ")) + "\ngroup = \"of-{id}\""));
+            let mut client = server.client().await;
+            run(&mut client, &[&format!("SET mode {{\"p\":\"{mode}\"}}"), &format!("SET more {more}")]).await;
+            let ids = put_aged(&mut client, Layout::Zset, &[OLD]).await;
+            let strike = edge.strike(&edge.look(&ids).await).await;
+            let told: Vec<String> = strike.told.iter().map(|one| format!("{} {}", one.hook, String::from_utf8_lossy(&one.text))).collect();
+            let hook = |name: &str| "abc".find(name).unwrap();
+            let expected: Vec<String> = expected.iter().map(|name| format!("{} {name} of-c0", hook(name))).collect();
+            assert_eq!(told, expected, "{mode} {more}");
+        }
+    }
+
     async fn the_script_spells_what_is_told(server: Server) {
         let notify = "{ webhook = \"http://a/\", payload = { id = \"{id}\", left = \"{remaining}\" } },
             { webhook = \"http://b/\", payload = \"{id} {remaining}\" }, { webhook = \"http://c/\", payload = \"{id}\", outbox = true }";

@@ -27,7 +27,7 @@ fn source(kind: Kind, keys: &[&str], last_ping: Option<&str>, ignore: &[&str], c
 /// The same, telling of an eviction on a channel, in a stream, or with how much is left.
 fn telling(source: Source, channels: &[&str], streams: &[&str], payload: Option<&str>) -> Source {
     let scope = Scope { layout: Some(source.layout), captures: source.container.captures(), ..Scope::default() };
-    let names = Names { scope, source: &source.name };
+    let names = Names { scope, source: &source.name, group: None };
     let payload =
         payload.map_or_else(|| Payload::standard(&names), |text| Payload::Text(Text::parse(text, &names).unwrap()));
     let channels = channels.iter().map(|text| Target::channel(text, false, &names).unwrap());
