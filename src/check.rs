@@ -5,7 +5,6 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use crate::config::{Config, SourceConfig};
-use crate::language::template::Layout;
 use crate::policy::duration::in_words;
 use crate::store::connect::Endpoint;
 use crate::store::rights::{self, Generation, Right, Use};
@@ -157,7 +156,7 @@ pub fn write_text(config: &Config, out: &mut dyn Write) -> io::Result<()> {
         if timing.survey_interval() < timing.look_interval() {
             writeln!(out, "  (fewer than six heartbeats to a threshold leave no room for rare surveys)")?;
         }
-        if source.layout == Layout::Zset && !source.answers_by_index() {
+        if source.container.kind().as_str() == "zset" && !source.answers_by_index() {
             writeln!(out, "  (what is asked of each member has sorted sets read whole, not by their index)")?;
         }
         for condition in &source.unless {

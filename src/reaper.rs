@@ -101,7 +101,8 @@ impl Reaper {
     pub fn new(store: Store, clock: Clock, settings: Settings, shared: Arc<Mutex<Shared>>) -> Self {
         Self {
             ledger: Ledger::new(settings.timing, &settings.guard, settings.lifted)
-                .judging_by_absence(store.source().judges_by_absence()),
+                .judging_by_absence(store.source().judges_by_absence())
+                .dated_by_us(store.source().is_dated_by_us()),
             log_rate: Rate::new(Some(LOGGED_A_SECOND)),
             webhooks: Hooks::default(),
             told: None,
@@ -615,7 +616,15 @@ impl Reaper {
     /// The entry, if it may be struck; else what is remembered of it is brought up to date.
     fn judge(&mut self, id: &EntryId, found: Found, now: Now, report: &mut Report) -> Option<Prepared> {
         let (judged, mark, protected, prepared) = match found {
-            Found::Entry { judged, mark, protected, prepared } => (judged, mark, protected, prepared),
+            Found::Entry { judged, mark, group, protected, prepared } => {
+                let moved = self.ledger.watch().get(id).and_then(|watched| watched.group.as_deref());
+                if moved.is_some_and(|before| group.as_deref() != Some(before)) {
+                    // It was judged by another group: a survey judges it anew.
+                    self.ledger.forget(id);
+                    return None;
+                }
+                (judged, mark, protected, prepared)
+            }
             Found::Gone => {
                 report.outcomes.add(Outcome::Gone);
                 self.ledger.forget(id);

@@ -210,7 +210,9 @@ pub(super) fn check_key(of: &str, key: &Template, word: &[u8], scope: &Scope<'_>
         return Err(Mistake::new(format!("{of} `{word}` can stand under `presence-reaper:`, which is our own"))
             .hint("let the key's literal beginning lead elsewhere"));
     }
-    if open && prefix.len() < MIN_LITERAL && !scope.anchored {
+    // A member begins with the text that `id` spells out, and so does a key that begins with it.
+    let anchored = scope.anchored && matches!(key.parts().first(), Some(Part::Ref(Ref::Member)));
+    if open && prefix.len() < MIN_LITERAL && !anchored {
         let what = format!("{of} `{word}` has fewer than {MIN_LITERAL} literal bytes before its first variable");
         return Err(Mistake::new(what).hint("begin it with the text that all such keys share, as in `user:{id}`"));
     }

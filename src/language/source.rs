@@ -198,6 +198,11 @@ impl Source {
         self.missing == Missing::Stale
     }
 
+    /// Whether its times are ours, of when we saw a value first, and no hub's.
+    pub fn is_dated_by_us(&self) -> bool {
+        self.last_ping.contains(&Value::Unchanged)
+    }
+
     /// What tells one entry of the source from another. A key that names none of it is shared by all that name it.
     pub fn is_of_one_entry(&self, name: &Ref) -> bool {
         match name {

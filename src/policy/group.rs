@@ -106,8 +106,9 @@ impl Groups {
         let mut turns = Vec::new();
         let before = std::mem::take(&mut self.known);
         for (label, tally) in &tallies.groups {
-            let Some(newest) = tally.newest else { continue };
             let known = before.get(label);
+            // Of nobody but the absent no sign is left: the last one counts, or that we see it for the first time.
+            let newest = tally.newest.or(known.map(|known| known.newest)).unwrap_or(now.server);
             let silent = newest <= now.server.minus(self.timing.late_after());
             let mut keeps_until = known.and_then(|known| known.keeps_until);
             if known.is_some_and(|known| known.silent) && !silent {
@@ -201,6 +202,26 @@ mod tests {
         assert_eq!(groups.keeps(b"a", at(1_300)), None);
         assert_eq!(groups.keeps(b"b", at(1_000)), None, "it pings");
         assert_eq!(groups.keeps(b"c", at(1_000)), None, "nothing is known of it");
+    }
+
+    /// All of a hub's keys have run out: no sign of it is left, and still it is the hub that was heard before.
+    #[test]
+    fn e6_a_group_of_which_all_are_absent_is_silent_since_it_was_heard() {
+        let mut groups = Groups::new(TIMING, EXTRA);
+        let absent = || {
+            let mut tallies = Tallies::default();
+            tallies.count(b"a", Freshness::Late, None);
+            tallies
+        };
+        groups.observe(&survey(at(1_000), &[("a", 0)]), at(1_000));
+        assert_eq!(groups.observe(&absent(), at(1_100)).len(), 1, "it fell silent");
+        assert_eq!(groups.keeps(b"a", at(1_399)), Some(at(1_400).mono), "threshold and extra after it was heard");
+        groups.observe(&survey(at(1_500), &[("a", 0)]), at(1_500));
+        assert_eq!(groups.keeps(b"a", at(1_500)), Some(at(1_800).mono), "it is back, and the others have a threshold");
+        let mut unknown = Groups::new(TIMING, EXTRA);
+        unknown.observe(&absent(), at(1_000));
+        unknown.observe(&absent(), at(1_100));
+        assert_eq!(unknown.keeps(b"a", at(1_100)), Some(at(1_400).mono), "never heard: from when we saw it first");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::memory::{self, Memory, SingleRun};
 use super::order::{Orders, Release};
 use super::outcome::Outcome;
 use super::pace::Pace;
+use super::ping::Unit;
 use super::pulse::Doubt;
 use super::rule::{self, Facts, Refusal};
 use super::sample::Sampled;
@@ -46,6 +47,8 @@ pub struct Ledger {
     run: Run,
     /// An absence may make an entry stale.
     judges_by_absence: bool,
+    /// Its times are ours.
+    dated_by_us: bool,
 }
 
 /// What kind of process this is, as far as its memory goes.
@@ -115,7 +118,14 @@ impl Ledger {
             recalled: false,
             run: Run::Daemon,
             judges_by_absence: false,
+            dated_by_us: false,
         }
+    }
+
+    /// The same for a source whose times are ours, of when we saw a value first.
+    #[must_use]
+    pub fn dated_by_us(self, dated_by_us: bool) -> Self {
+        Self { dated_by_us, ..self }
     }
 
     /// The same for a source in which an absence may make an entry stale: it is looked at every heartbeat.
@@ -300,7 +310,10 @@ impl Ledger {
     /// first.
     pub fn sampled_looked(&mut self, looks: impl IntoIterator<Item = (EntryId, Option<(Judged, Mark)>)>, now: Now) {
         for (id, found) in looks {
-            self.guard.looked(&id, found, now);
+            // One that lost what it was judged by has not pinged, although it looks another.
+            if found.is_none_or(|(judged, _)| !is_absence(judged)) {
+                self.guard.looked(&id, found, now);
+            }
         }
     }
 
@@ -370,7 +383,7 @@ impl Ledger {
     /// the silence of its group; after a silence of the source it keeps all the others until a survey.
     pub fn found(&mut self, id: &EntryId, judged: Judged, mark: Mark, now: Now) {
         let (Some(watched), Ok((last_ping, _)), Some(last)) = (self.watch.get(id), judged, &self.last) else { return };
-        if watched.mark != mark {
+        if watched.mark != mark && !is_absence(judged) {
             let watched = watched.clone();
             let looked = watched.since.max(last.began.mono);
             if let Some(label) = &watched.group {
@@ -567,6 +580,7 @@ impl Ledger {
             guard: &self.guard,
             surveyed: self.last.as_ref().map(|last| (last.began.mono, last.ended.mono)),
             vouched: self.last.as_ref().is_some_and(|last| last.vouched),
+            dated_by_us: self.dated_by_us,
         }
     }
 
@@ -641,6 +655,10 @@ impl Ledger {
 
 fn since(earlier: Timestamp, now: Now) -> Duration {
     Duration::from_millis(now.server.millis_since(earlier).max(0).unsigned_abs())
+}
+
+fn is_absence(judged: Judged) -> bool {
+    matches!(judged, Ok((_, Unit::Missing)))
 }
 
 #[cfg(test)]

@@ -60,6 +60,8 @@ pub struct Facts<'a> {
     pub surveyed: Option<(Monotonic, Monotonic)>,
     /// The last survey found for somebody what the absent lack.
     pub vouched: bool,
+    /// Its times are ours, of when we saw a value first, and no hub's.
+    pub dated_by_us: bool,
 }
 
 /// Whether the source as a whole may evict: the part of the rule that is the same for all its entries.
@@ -111,6 +113,10 @@ pub fn decide_watched(facts: &Facts<'_>, protected: bool, watched: &Watched, now
     }
     if let Some(until) = facts.continuity.keeps(watched.last_ping, now.mono) {
         return Err(Refusal::Grace { until });
+    }
+    // When we saw it first says nothing of when it was last heard: while connections may still be coming back, it waits.
+    if let Some(reconnect) = facts.continuity.reconnecting(now.mono).filter(|_| watched.absent || facts.dated_by_us) {
+        return Err(Refusal::Grace { until: reconnect.until });
     }
     decide_source(facts, now)?;
     if let Some(until) = watched.group.as_deref().and_then(|label| facts.guard.groups().keeps(label, now)) {
@@ -250,7 +256,7 @@ mod tests {
 
     fn facts(world: &World) -> Facts<'_> {
         let World { continuity, guard, surveyed, .. } = world;
-        Facts { timing: &TIMING, continuity, guard, surveyed: *surveyed, vouched: true }
+        Facts { timing: &TIMING, continuity, guard, surveyed: *surveyed, vouched: true, dated_by_us: false }
     }
 
     fn judge(world: &World, last_ping: Judged, mark: Mark, now: Now) -> Result<(), Refusal> {
@@ -303,6 +309,26 @@ mod tests {
         let until = at(310_000).mono;
         assert_eq!(judge(&world, pinged(0), mark(), at(309_999)), Err(Refusal::Grace { until }));
         assert_eq!(judge(&world, pinged(0), mark(), at(310_000)), Ok(()));
+    }
+
+    /// When we saw it first is later than a break that we saw too, and says nothing of the client behind it.
+    #[test]
+    fn e4_what_we_dated_ourselves_waits_for_all_to_reconnect() {
+        let mut world = world(at(300_000));
+        let restarted = Identity { run_id: "another".into(), ..Identity::default() };
+        world.continuity.looked(&restarted, at(1_000), at(1_000));
+        let until = at(901_000).mono;
+        let mut watched = world.watch.get(&id()).unwrap().clone();
+        watched.last_ping = at(100_000).server;
+        world.surveyed = Some((at(500_000).mono, at(500_000).mono));
+        let decided = |absent: bool, dated_by_us| {
+            let mut watched = watched.clone();
+            watched.absent = absent;
+            decide_watched(&Facts { dated_by_us, ..facts(&world) }, false, &watched, at(500_000))
+        };
+        let waits = Err(Refusal::Grace { until });
+        assert_eq!([decided(true, false), decided(false, true)], [waits.clone(), waits]);
+        assert!(!matches!(decided(false, false), Err(Refusal::Grace { .. })), "a hub dated it after the break");
     }
 
     #[test]

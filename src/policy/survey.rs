@@ -373,8 +373,8 @@ impl Survey {
         }
         // Who lived a moment ago and lost its key is late, and may be one of many. It is no sign of life, however young.
         let freshness = if stale { Freshness::Stale } else { Freshness::Late };
-        let group =
-            label.and_then(|label| (stale || lived).then(|| self.groups.count(&label, freshness, None)).flatten());
+        let counted = if lived { freshness } else { Freshness::Stale };
+        let group = label.and_then(|label| self.groups.count(&label, counted, None));
         if stale || lived {
             self.count(freshness, 1);
             self.times[Unit::Missing.index()] += 1;

@@ -23,6 +23,8 @@ pub struct Timeless {
     most: usize,
     /// The survey that runs now.
     survey: u64,
+    /// How many keys the server had dropped to make room.
+    dropped: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -47,7 +49,7 @@ pub struct Since {
 
 impl Default for Timeless {
     fn default() -> Self {
-        Self { known: HashMap::new(), hasher: RandomState::new(), most: REMEMBERED, survey: 0 }
+        Self { known: HashMap::new(), hasher: RandomState::new(), most: REMEMBERED, survey: 0, dropped: None }
     }
 }
 
@@ -79,6 +81,24 @@ impl Timeless {
             seen.at = at;
         }
         seen.at
+    }
+
+    /// Takes in how many keys the server has dropped to make room: where it dropped any, an absence is nobody's doing, and
+    /// begins anew.
+    pub fn dropped(&mut self, count: u64) {
+        if self.dropped.replace(count).is_some_and(|before| before != count) {
+            self.known.clear();
+        }
+    }
+
+    /// Takes in that an entry is neither gone nor a sign of life: what was seen of it before counts no more.
+    pub fn forget(&mut self, id: &EntryId) {
+        self.known.remove(&self.hasher.hash_one(id));
+    }
+
+    /// Takes in that no absence meant anything: each begins anew.
+    pub fn forget_all(&mut self) {
+        self.known.clear();
     }
 
     /// Begins a survey.
@@ -187,5 +207,19 @@ mod tests {
         assert!(saw(&mut memory, "b"));
         memory.end();
         assert!(saw(&mut memory, "c") && !saw(&mut memory, "a") && saw(&mut memory, "b"));
+    }
+
+    /// Redis made room, and whose key that was nobody knows.
+    #[test]
+    fn missing_begins_anew_where_redis_drops_keys() {
+        let mut memory = Timeless::default();
+        memory.dropped(7);
+        age(&mut memory, "x", None, 100);
+        memory.dropped(7);
+        assert_eq!(age(&mut memory, "x", None, 200), 100);
+        memory.dropped(8);
+        assert_eq!(age(&mut memory, "x", None, 300), 0);
+        memory.forget(&id("a"));
+        assert_eq!(age(&mut memory, "x", None, 400), 0);
     }
 }

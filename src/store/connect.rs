@@ -202,6 +202,8 @@ pub struct Health {
     pub uptime: Option<Duration>,
     /// How many writes of anybody it has refused, since its start or the last reset; unknown where `INFO` is denied.
     pub refusals: Option<u64>,
+    /// How many keys of anybody it has dropped to make room; unknown where `INFO` is denied.
+    pub dropped: Option<u64>,
     /// What it says of its load.
     pub load: Load,
 }
@@ -518,8 +520,9 @@ impl Greeting {
         let server = server_of(facts);
         let major = fact("redis_version").and_then(|version| version.split('.').next()?.parse::<u32>().ok());
         let load = load(facts);
+        let dropped = fact("evicted_keys").and_then(|text| text.parse().ok());
         Self {
-            health: Health { identity, now, uptime, refusals, load },
+            health: Health { identity, now, uptime, refusals, dropped, load },
             server,
             lua_header: major.is_none_or(|major| major >= 7),
         }

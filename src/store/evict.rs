@@ -246,8 +246,8 @@ pub(super) struct Elsewhere {
 }
 
 impl Elsewhere {
-    /// None of a reply that says nothing, as an error.
-    pub(super) fn of(query: &Query, reply: &Value) -> Option<Self> {
+    /// An error is like no reply at all: the script finds out why, and leaves the entry whole.
+    pub(super) fn of(query: &Query, reply: &Value) -> Self {
         let expected = match reply {
             Value::Nil => b"-".to_vec(),
             Value::BulkString(text) => expected(Some(text)),
@@ -256,9 +256,9 @@ impl Elsewhere {
             Value::Array(some) | Value::Set(some) if query.verb == "SINTER" => {
                 expected(Some(&usize::from(some.is_empty()).to_string().into_bytes()))
             }
-            _ => return None,
+            _ => b"?".to_vec(),
         };
-        Some(Self { query: query.clone(), expected })
+        Self { query: query.clone(), expected }
     }
 }
 

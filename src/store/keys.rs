@@ -125,6 +125,8 @@ impl Wanted {
     fn of(source: &Source, fields: Option<Vec<Bytes>>) -> Self {
         match (source.layout, fields) {
             (Layout::Keys, _) => Self::Kind { idle: source.last_ping == [Stored::Idle] },
+            // Where a survey needs none of its fields, that the key is there is all.
+            (_, Some(fields)) if fields.is_empty() => Self::Kind { idle: false },
             (_, Some(fields)) => Self::Fields(fields),
             (_, None) => Self::Text,
         }

@@ -139,6 +139,8 @@ pub enum Found {
         judged: Judged,
         /// The raw times it was judged by.
         mark: Mark,
+        /// The label of its group, where the source names one.
+        group: Option<Vec<u8>>,
         /// A condition that protects it holds; asked only of the stale.
         protected: bool,
         /// What a strike on it needs.
@@ -250,6 +252,9 @@ impl Store {
         let survey = Survey::wanting(self.timing, ask.wanted).seeded(fastrand::u64(..));
         let mut into =
             Surveying { store: self, live, ask, survey, staged: Vec::new(), doubtful: Vec::new(), sought: Vec::new() };
+        if let Some(dropped) = before.dropped.filter(|_| self.source.judges_by_absence()) {
+            self.timeless().dropped(dropped);
+        }
         self.timeless().begin();
         match &self.source.container {
             Container::Zset(_) | Container::Hash(_) | Container::Set(_) => {
@@ -266,6 +271,10 @@ impl Store {
         self.timeless().end();
         into.seek().await?;
         into.survey.settle(self.source.last_ping.len());
+        if self.source.judges_by_absence() && !into.survey.vouched {
+            // Nobody is there at all: whoever comes back first must not find the others old.
+            self.timeless().forget_all();
+        }
         into.turn(0).await?;
         let after = self.link.health(live).await?;
         let (identity, began, ended) = (after.identity, before.now, after.now);
@@ -385,6 +394,7 @@ impl Store {
         let facts = Facts::new(&self.source, id, own, now, answers);
         let belongs = facts.belongs();
         let told = facts.tell(|at| self.is_live(at, now));
+        let group = facts.label();
         if facts.is_pending() {
             return None;
         }
@@ -394,7 +404,7 @@ impl Store {
         let Seen { judged, mark, .. } = self.judge(id, &told, now);
         let last_ping = judged.ok().map(|(last_ping, _)| last_ping);
         let prepared = Box::new(facts.prepare(last_ping, strikes));
-        (!facts.is_pending()).then_some(Found::Entry { judged, mark, protected: false, prepared })
+        (!facts.is_pending()).then_some(Found::Entry { judged, mark, group, protected: false, prepared })
     }
 
     /// When an entry was last known alive: what carries no time is as old as we have seen it so.
@@ -403,8 +413,11 @@ impl Store {
         let seen = |judged| Seen { judged, mark, absent: None };
         match sign {
             Sign::Time(judged) => {
-                if self.source.judges_by_absence() && judged.is_ok_and(|(at, _)| self.is_live(at, now)) {
-                    self.timeless().lived(id, now);
+                if self.source.judges_by_absence() {
+                    match judged.is_ok_and(|(at, _)| self.is_live(at, now)) {
+                        true => self.timeless().lived(id, now),
+                        false => self.timeless().forget(id),
+                    }
                 }
                 seen(judged)
             }
@@ -523,7 +536,7 @@ impl Store {
         }
         let searched = self.searched();
         for (protected, prepared) in &mut open {
-            let holds = searched.0.of(&prepared.id).unwrap_or(true);
+            let holds = searched.0.of(&prepared.id, &prepared.unless.sought).unwrap_or(true);
             (prepared.unless.holds, **protected) = (holds, holds);
         }
         Ok(())
@@ -557,7 +570,8 @@ impl Store {
                 !facts.is_pending()
             })
             .await?;
-            wanted.extend(entries.into_iter().map(|(id, _, unless)| (id.clone(), unless)));
+            let open = entries.into_iter().filter(|(_, _, unless)| !unless.holds && !unless.sought.is_empty());
+            wanted.extend(open.map(|(id, _, unless)| (id.clone(), unless)));
         }
         Ok(wanted)
     }
@@ -834,7 +848,7 @@ impl Surveying<'_> {
         let wanted: Vec<_> = sought.iter().map(|one| (one.id.clone(), one.unless.clone())).collect();
         self.store.walk_for(self.live, now, &wanted).await?;
         for one in &mut sought {
-            one.unless.holds = self.store.searched().0.of(&one.id).unwrap_or(false);
+            one.unless.holds = self.store.searched().0.of(&one.id, &one.unless.sought).unwrap_or(false);
         }
         sought.into_iter().for_each(|one| one.observe(&mut self.survey));
         Ok(())

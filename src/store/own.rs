@@ -490,7 +490,7 @@ impl<'e> Facts<'e> {
         source.companions.iter().flat_map(Companion::refs).for_each(|name| _ = self.of(name));
         let unless = self.unless();
         let asked = self.asked.borrow();
-        let elsewhere = asked.iter().filter_map(|query| Elsewhere::of(query, self.answers.get(query)?)).collect();
+        let elsewhere = asked.iter().filter_map(|query| Some(Elsewhere::of(query, self.answers.get(query)?))).collect();
         let own = awaits_lists(source).then(|| Box::new(self.own.clone()));
         let (probe, already) = (probe(id, self.own), self.already());
         let mut prepared = Prepared {

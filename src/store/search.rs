@@ -54,7 +54,8 @@ fn find(text: &[u8], piece: &[u8]) -> Option<usize> {
 #[derive(Debug, Default)]
 pub(super) struct Found {
     began: Option<Monotonic>,
-    protected: HashMap<EntryId, bool>,
+    /// What was sought for each, and whether it protects.
+    protected: HashMap<EntryId, (Vec<Sought>, bool)>,
 }
 
 impl Found {
@@ -63,9 +64,9 @@ impl Found {
         self.began
     }
 
-    /// Whether it found a key that protects this entry; none if it did not look for one.
-    pub(super) fn of(&self, id: &EntryId) -> Option<bool> {
-        self.protected.get(id).copied()
+    /// Whether it found a key that protects this entry; none if it did not look for these.
+    pub(super) fn of(&self, id: &EntryId, sought: &[Sought]) -> Option<bool> {
+        self.protected.get(id).filter(|(known, _)| known == sought).map(|(_, protects)| *protects)
     }
 }
 
@@ -100,10 +101,11 @@ pub(super) async fn walk(
     });
     // Nobody breaks it off.
     let _ = whole.await?;
-    let mut protected: HashMap<EntryId, bool> = wanted.iter().map(|(id, _)| (id.clone(), false)).collect();
+    let mut protected: HashMap<EntryId, (Vec<Sought>, bool)> =
+        wanted.iter().map(|(id, unless)| (id.clone(), (unless.sought.clone(), false))).collect();
     for ((at, one), there) in sought.into_iter().zip(there) {
         if there != one.negated {
-            protected.insert(wanted[at].0.clone(), true);
+            protected.entry(wanted[at].0.clone()).and_modify(|(_, protects)| *protects = true);
         }
     }
     Ok(Found { began: Some(began), protected })
