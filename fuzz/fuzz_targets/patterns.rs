@@ -116,7 +116,7 @@ fn agree(pattern: &Pattern, plain: &[Stretch], key: &[u8]) {
 /// No filling that matches is ever called impossible, and none that does not match is ever called covered.
 fn companions(pattern: &Pattern, input: &Input<'_>) {
     let captures = ["id".to_owned()];
-    let scope = Scope { layout: Some(Layout::Strings), captures: &captures };
+    let scope = Scope { layout: Some(Layout::Strings), captures: &captures, ..Scope::default() };
     let mut text = Vec::new();
     for (literal, name) in input.template.iter().take(5) {
         text.extend(doubled(&literal.bytes()));

@@ -64,7 +64,7 @@ fn list(texts: impl Iterator<Item = String>) -> String {
 }
 
 fuzz_target!(|input: Input| {
-    let kind = Kind::ALL[usize::from(input.kind) % 3];
+    let kind = Kind::ALL[usize::from(input.kind) % 4];
     let mut file = format!(
         "[[source]]\nname = 'fuzz'\n{} = [{}]\ntrusted = {}\nignore = [{}]\n",
         kind.as_str(),
@@ -72,11 +72,21 @@ fuzz_target!(|input: Input| {
         input.trusted,
         list(input.ignore.iter().map(|pieces| text(pieces))),
     );
-    let verbs = ["UNLINK", "SREM", "ZREM", "HDEL"];
-    let companions = input.companions.iter().map(|(verb, key)| {
-        let verb = verbs[usize::from(verb % 4)];
-        format!("{verb} {}{}", text(key), if verb == "UNLINK" { "" } else { " {id}" })
-    });
+    let forms = [
+        "UNLINK K",
+        "SREM K {id}",
+        "ZREM K {id}",
+        "HDEL K {id}",
+        "LREM K {id}",
+        "HSET K f {user}",
+        "EXPIRE K 5m",
+        "decr-ref K {id}",
+        "if not exists K do UNLINK K",
+        "for-each {x} in smembers K do SREM conn:{x}:K {id}",
+        "for-each {x} in json /a do if exists K do UNLINK conn:{x}",
+    ];
+    let companions =
+        input.companions.iter().map(|(form, key)| forms[usize::from(*form) % forms.len()].replace('K', &text(key)));
     file.push_str(&format!("companions = [{}]\n", list(companions)));
     let tests = ["exists K", "not sismember K {id}", "hexists K f", "get K json /a eq b", "disjoint K conn:a"];
     let unless = input.unless.iter().map(|(test, key)| tests[usize::from(test % 5)].replace('K', &text(key)));
@@ -84,8 +94,19 @@ fuzz_target!(|input: Input| {
     let streams: Vec<String> =
         input.streams.iter().take(2).map(|key| format!("{{ xadd = '{}' }}", text(key))).collect();
     file.push_str(&format!("notify = [{}]\n", streams.join(", ")));
-    if kind == Kind::Keys && input.last_ping % 2 == 1 {
-        file.push_str("last_ping = 'field f'\n");
+    let pings = ["", "field f", "get conn:{id}:seen", "hget beats {id}", "zscore beats {user}", "exists {key}", "idle"];
+    let ping = pings[usize::from(input.last_ping) % pings.len()];
+    if !ping.is_empty() {
+        file.push_str(&format!("last_ping = '{ping}'\n"));
+    }
+    if input.last_ping >= 128 {
+        file.push_str(
+            "missing = 'stale'\nlet.user = ['hget conn:{id} user', 'json /a']\nwhere = ['exists real:{id}']\n",
+        );
+    }
+    if input.trusted && kind != Kind::Keys {
+        let own = if input.last_ping == 255 { "presence-reaper:{id}" } else { "w:{id}" };
+        file.push_str(&format!("id = '{own}'\n"));
     }
     let inputs = Inputs { file: Some(File { name: "f".to_owned(), text: file.clone() }), ..Inputs::default() };
     let Ok(config) = load(inputs) else { return };
@@ -106,7 +127,7 @@ fn companions_miss_entries(source: &Source, input: &Input, file: &str) {
     if source.ignores(if is_keys { &entry.key } else { &entry.member }) {
         return;
     }
-    for action in &source.companions {
+    for action in source.companions.iter().map(|companion| &companion.action) {
         for key in &action.key {
             let Some(filled) = key.fill(|name| entry.value_of(name, input)) else { continue };
             assert!(
@@ -150,16 +171,22 @@ impl Entry {
             };
         }
         let captures = container.patterns().captures(&key)?.into_iter().map(|range| key[range].to_vec()).collect();
-        Some(Self { member: bytes(&input.captured[2]), captures, key })
+        let member = bytes(&input.captured[2]);
+        let member = if input.trusted { [b"w:", member.as_slice()].concat() } else { member };
+        Some(Self { member, captures, key })
     }
 
     fn value_of(&self, name: &Ref, input: &Input) -> Option<Cow<'_, [u8]>> {
         Some(match name {
             Ref::Key => Cow::Borrowed(&self.key),
             Ref::Member | Ref::Id => Cow::Borrowed(&self.member),
-            Ref::Capture(index) => Cow::Borrowed(self.captures.get(*index)?.as_slice()),
+            // Behind the captures of the key come those of `id`: here all that follows its text.
+            Ref::Capture(index) => match self.captures.get(*index) {
+                Some(captured) => Cow::Borrowed(captured.as_slice()),
+                None => Cow::Borrowed(self.member.strip_prefix(b"w:")?),
+            },
             Ref::Score => Cow::Borrowed(b"17"),
-            Ref::Value | Ref::Json(_) | Ref::Field(_) => Cow::Owned(bytes(&input.value)),
+            Ref::Value | Ref::Json(_) | Ref::Field(_) | Ref::Let(_) | Ref::Each(_) => Cow::Owned(bytes(&input.value)),
         })
     }
 }

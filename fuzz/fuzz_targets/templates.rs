@@ -21,6 +21,7 @@ enum Part<'a> {
     Field(u8, &'a [u8]),
     Tenant,
     Id,
+    User,
 }
 
 #[derive(Arbitrary, Debug)]
@@ -35,14 +36,15 @@ struct Input<'a> {
 fuzz_target!(|input: Input<'_>| {
     let captures = ["tenant".to_owned(), "id".to_owned()];
     for layout in layouts() {
-        let scope = Scope { layout: Some(layout), captures: &captures };
+        let lets = ["user".to_owned()];
+        let scope = Scope { layout: Some(layout), captures: &captures, lets: &lets, ..Scope::default() };
         if let Ok(template) = Template::parse(input.raw, &scope) {
             holds(&template, &input);
         }
         comes_back(&input, layout, &scope);
     }
     // In doubt about the layout nothing is known and nothing breaks.
-    let _ = Template::parse(input.raw, &Scope { layout: None, captures: &[] });
+    let _ = Template::parse(input.raw, &Scope::default());
 });
 
 /// What is true of every template.
@@ -79,6 +81,7 @@ fn comes_back(input: &Input<'_>, layout: Layout, scope: &Scope<'_>) {
                 assert_eq!(parsed.to_string(), pointer);
                 (Ref::Json(parsed), [b"json:".as_slice(), pointer.as_bytes()].concat())
             }
+            Part::User => (Ref::Let(0), b"user".to_vec()),
             Part::Field(first, rest) => {
                 let field = [&[*first], *rest].concat();
                 (Ref::Field(field.as_slice().into()), [b"field:".as_slice(), &field].concat())
@@ -120,16 +123,18 @@ fn kind(name: &Ref) -> usize {
         Ref::Score => 4,
         Ref::Json(_) => 5,
         Ref::Field(_) => 6,
-        Ref::Capture(index) => 7 + index,
+        Ref::Let(index) => 7 + index,
+        Ref::Each(index) => 8 + index,
+        Ref::Capture(index) => 9 + index,
     }
 }
 
 /// The table of the language: what an entry of each kind has.
 fn has(layout: Layout, name: &Ref) -> bool {
     match name {
-        Ref::Key | Ref::Id | Ref::Capture(_) => true,
-        Ref::Member => matches!(layout, Layout::Zset | Layout::Hash),
-        Ref::Value | Ref::Json(_) => layout != Layout::Hashes,
+        Ref::Key | Ref::Id | Ref::Capture(_) | Ref::Let(_) | Ref::Each(_) => true,
+        Ref::Member => matches!(layout, Layout::Zset | Layout::Hash | Layout::Set),
+        Ref::Value | Ref::Json(_) => !matches!(layout, Layout::Hashes | Layout::Keys),
         Ref::Score => layout == Layout::Zset,
         Ref::Field(_) => layout == Layout::Hashes,
     }

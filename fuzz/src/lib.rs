@@ -84,8 +84,8 @@ pub fn doubled(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// Every way that entries are stored.
-pub fn layouts() -> [Layout; 4] {
-    [Layout::Zset, Layout::Hash, Layout::Strings, Layout::Hashes]
+pub fn layouts() -> [Layout; 6] {
+    [Layout::Zset, Layout::Hash, Layout::Set, Layout::Strings, Layout::Hashes, Layout::Keys]
 }
 
 /// Nothing that a source writes, whatever its entries hold, stands under the prefix that is ours.
@@ -93,12 +93,14 @@ pub fn layouts() -> [Layout; 4] {
 /// # Panics
 /// Something can.
 pub fn out_of_reach(source: &Source) {
-    let companions = source.companions.iter().flat_map(|action| &action.key);
+    let companions = source.companions.iter().flat_map(|companion| &companion.action.key);
     let streams = source.notify.iter().filter_map(|notification| match &notification.target {
         Target::Stream { key, .. } => Some(key),
-        Target::Channel(_) => None,
+        Target::Channel { .. } | Target::Webhook { .. } => None,
     });
     for key in companions.chain(streams) {
+        let spelt = source.id.as_ref().map(|id| key.spelling_out(id));
+        let key = spelt.as_ref().unwrap_or(key);
         assert!(!can_begin_with(key, OWN_PREFIX), "{key:?} can stand under our own prefix");
     }
     for own in source.container.patterns().iter() {

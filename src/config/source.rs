@@ -83,7 +83,7 @@ pub(super) fn read(
         captures: &captures,
         lets: &let_names,
         each: &[],
-        anchored: id.as_ref().is_some_and(|id| id.longest_literal() > 0),
+        id: id.as_ref(),
     };
     let lets = values::lets(&let_table, let_written, &scope, notes);
     let last_ping = values::last_ping(&mut table, container.as_ref().map(Container::kind), &scope, notes);

@@ -201,6 +201,11 @@ pub(super) fn check_duration(duration: Duration, text: &str) -> Result<(), Mista
 /// What holds for every key that an eviction writes beside the entry's own; `of` names it in messages.
 pub(super) fn check_key(of: &str, key: &Template, word: &[u8], scope: &Scope<'_>) -> Result<(), Mistake> {
     let word = shown(word);
+    // A member has the shape of `id`, and where that spells out anything no member names what it likes.
+    let anchored = scope.id.is_some_and(|id| id.longest_literal() > 0)
+        && matches!(key.parts().first(), Some(Part::Ref(Ref::Member)));
+    let spelt = scope.id.map(|id| key.spelling_out(id));
+    let key = spelt.as_ref().unwrap_or(key);
     let prefix = key.literal_prefix();
     let open = key.refs().next().is_some();
     if prefix.is_empty() && !open {
@@ -210,8 +215,6 @@ pub(super) fn check_key(of: &str, key: &Template, word: &[u8], scope: &Scope<'_>
         return Err(Mistake::new(format!("{of} `{word}` can stand under `presence-reaper:`, which is our own"))
             .hint("let the key's literal beginning lead elsewhere"));
     }
-    // A member begins with the text that `id` spells out, and so does a key that begins with it.
-    let anchored = scope.anchored && matches!(key.parts().first(), Some(Part::Ref(Ref::Member)));
     if open && prefix.len() < MIN_LITERAL && !anchored {
         let what = format!("{of} `{word}` has fewer than {MIN_LITERAL} literal bytes before its first variable");
         return Err(Mistake::new(what).hint("begin it with the text that all such keys share, as in `user:{id}`"));

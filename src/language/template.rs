@@ -74,8 +74,8 @@ pub struct Scope<'s> {
     pub captures: &'s [String],
     /// The names of the source's `let`s, in order.
     pub lets: &'s [String],
-    /// The `id` pattern spells out a part of every member, which can then name no key but its own.
-    pub anchored: bool,
+    /// The `id` pattern: what it spells out stands in every member.
+    pub id: Option<&'s Pattern>,
     /// Those of the pattern of a `for-each`, in order; they stand in its own companion alone.
     pub each: &'s [String],
 }
