@@ -355,8 +355,8 @@ impl Survey {
     /// Everything was read: judges the absences, which mean something only if each of `values` that is looked up gave
     /// somebody else a sign of life. A misspelt key gives none to anybody.
     pub fn settle(&mut self, values: usize) {
-        let all =
-            u32::MAX.checked_shr(u32::BITS.saturating_sub(u32::try_from(values).unwrap_or(u32::BITS))).unwrap_or(0);
+        // One bit each; a source has a handful of them.
+        let all = u32::try_from(values).ok().and_then(|values| 1_u32.checked_shl(values)).map_or(0, |next| next - 1);
         self.vouched = all != 0 && self.gave & all == all;
         for absence in std::mem::take(&mut self.absences) {
             self.judge_absence(absence);

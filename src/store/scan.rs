@@ -4,10 +4,12 @@ use std::ops::ControlFlow;
 
 use redis::Value;
 
+use super::connect::{Link, Live};
 use super::error::{Error, Kind};
 use super::status::Purpose;
-use super::{Reading, Taker, reply, set};
-use crate::policy::entry::{Bytes, Now};
+use super::{Held, Reading, Taker, reply, set};
+use crate::language::source::Source;
+use crate::policy::entry::{Bytes, EntryId, Now};
 
 /// A walk ends when Redis says so; one that has not after this many pages never will.
 pub(super) const MAX_PAGES: u64 = 50_000_000;
@@ -159,6 +161,28 @@ pub(super) async fn members(
         into.turn(read).await?;
     }
     Ok(ControlFlow::Continue(()))
+}
+
+/// Asks `command` of each of these members, and the time before them; `held` is what a reply comes to.
+pub(super) async fn each_member(
+    link: &Link,
+    live: &Live,
+    source: &Source,
+    ids: &[EntryId],
+    command: &str,
+    held: impl Fn(Value) -> Result<Held, reply::Unexpected>,
+) -> Result<(Now, Vec<Held>), Error> {
+    let doing = super::looking(source);
+    let mut commands = redis::pipe();
+    commands.cmd("TIME");
+    ids.iter().for_each(|id| _ = commands.cmd(command).arg(&id.key[..]).arg(id.name()));
+    let mut replies = link.ask(live, Purpose::Read, &doing, &commands).await?.into_iter();
+    let now = link.now(&doing, replies.next().unwrap_or_default())?;
+    let found = ids.iter().zip(replies).map(|(id, reply)| match super::became_another(source, id, &reply) {
+        true => Ok(Held::WrongType),
+        false => held(reply),
+    });
+    Ok((now, found.collect::<Result<_, _>>().map_err(|unexpected| link.unexpected(&doing, unexpected))?))
 }
 
 #[cfg(test)]

@@ -67,21 +67,8 @@ pub(super) async fn look(
     source: &Source,
     ids: &[EntryId],
 ) -> Result<(Now, Vec<Held>), Error> {
-    let doing = super::looking(source);
-    let mut commands = redis::pipe();
-    commands.cmd("TIME");
-    for id in ids {
-        commands.cmd("ZSCORE").arg(&id.key[..]).arg(id.name());
-    }
-    let mut replies = link.ask(live, Purpose::Read, &doing, &commands).await?.into_iter();
-    let now = link.now(&doing, replies.next().unwrap_or_default())?;
-    let held = ids.iter().zip(replies).map(|(id, score)| {
-        if super::became_another(source, id, &score) {
-            return Ok(Held::WrongType);
-        }
-        Ok(reply::score(score)?.map_or(Held::Nothing, |score| Held::Own(Own::Score(score))))
-    });
-    Ok((now, held.collect::<Result<_, _>>().map_err(|unexpected| link.unexpected(&doing, unexpected))?))
+    let held = |score| Ok(reply::score(score)?.map_or(Held::Nothing, |score| Held::Own(Own::Score(score))));
+    scan::each_member(link, live, source, ids, "ZSCORE", held).await
 }
 
 /// A range of last pings, both ends included unless said otherwise.
