@@ -134,6 +134,24 @@ impl Ledger {
         Self { judges_by_absence, ..self }
     }
 
+    /// From now on another rate holds.
+    pub fn limit(&mut self, max_evict_rate: Option<u32>) {
+        self.pace.limit(max_evict_rate);
+    }
+
+    /// The same, after one that judged by other settings: a first contact, but no grace and no hold of it ends earlier.
+    #[must_use]
+    pub fn after(mut self, other: &Self) -> Self {
+        self.continuity = self.continuity.after(&other.continuity);
+        if let Some(now) = other.continuity.last_look() {
+            self.watch.doubt(other.watch.misdated_until(now.mono));
+            self.guard.recall(&other.guard.remember(now), false, now);
+            // What is kept in Redis is no newer.
+            self.recalled = true;
+        }
+        self
+    }
+
     /// For a single run: starts from this continuity instead of from a first contact.
     pub fn resume(&mut self, continuity: Continuity) {
         self.continuity = continuity;
