@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use prometheus::proto::MetricFamily;
 use prometheus::{Registry, TextEncoder};
 
 use crate::policy::entry::{Monotonic, Timestamp};
@@ -16,6 +17,7 @@ use crate::store::status::Status;
 use crate::webhook::Tally;
 
 mod connection;
+mod openmetrics;
 mod series;
 mod source;
 #[cfg(test)]
@@ -37,6 +39,25 @@ pub struct SourceLabels {
     pub threshold: Duration,
     /// The planned distance of two surveys.
     pub sweep_interval: Duration,
+}
+
+/// In which format they are told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// The text format of Prometheus ([`prometheus::TEXT_FORMAT`]).
+    #[default]
+    Text,
+    /// OpenMetrics 1.0.
+    OpenMetrics,
+}
+
+impl Format {
+    fn write(self, families: &[MetricFamily]) -> Result<String, prometheus::Error> {
+        match self {
+            Self::Text => TextEncoder::new().encode_to_string(families),
+            Self::OpenMetrics => openmetrics::page(families).map_err(|error| prometheus::Error::Msg(error.to_string())),
+        }
+    }
 }
 
 /// The numbers of the whole process.
@@ -100,18 +121,18 @@ impl Metrics {
         }
     }
 
-    /// Everything in the text format of Prometheus ([`prometheus::TEXT_FORMAT`]).
+    /// Everything there is.
     ///
     /// # Errors
     /// None is known.
-    pub fn render(&self, status: &Status) -> Result<String, prometheus::Error> {
+    pub fn render(&self, status: &Status, format: Format) -> Result<String, prometheus::Error> {
         let mut families = {
             let _whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
             self.registry.gather()
         };
         families.extend(connection::families(status));
         families.sort_by(|a, b| a.name().cmp(b.name()));
-        TextEncoder::new().encode_to_string(&families)
+        format.write(&families)
     }
 }
 

@@ -12,7 +12,7 @@ use crate::clock::{Clock, Wall};
 use crate::config::Config;
 use crate::daemon::{self, Health, Observer};
 use crate::http::{self, Pages, Verdict};
-use crate::metrics::{Metrics, SourceLabels};
+use crate::metrics::{Format, Metrics, SourceLabels};
 use crate::policy::duration::in_words;
 use crate::policy::entry::{Monotonic, Timestamp};
 use crate::reaper::{Finding, Mode, Reaper, Report, Turns};
@@ -173,14 +173,15 @@ impl Observer for Audience {
 }
 
 impl Pages for Board {
-    fn metrics(&self) -> Result<String, String> {
+    fn metrics(&self, open: bool) -> Result<String, String> {
         for lease in self.leases.iter().flatten() {
             self.metrics.leading(lease.source(), lease.leads(), lease.transitions());
         }
         for (seen, webhooks) in self.health.sources().iter().zip(&self.webhooks) {
             self.metrics.told(&seen.finding.source, &webhooks.tally());
         }
-        self.metrics.render(&self.links.status()).map_err(|error| error.to_string())
+        let format = if open { Format::OpenMetrics } else { Format::Text };
+        self.metrics.render(&self.links.status(), format).map_err(|error| error.to_string())
     }
 
     fn status(&self) -> Result<String, String> {
