@@ -17,13 +17,16 @@ use crate::store::status::Status;
 use crate::webhook::Tally;
 
 mod connection;
+mod family;
 mod openmetrics;
 mod series;
+mod single_run;
 mod source;
 #[cfg(test)]
 mod tests;
 
 use series::Series;
+pub use single_run::{Single, of_single_run};
 use source::Source;
 
 /// What the metrics tell of a source's settings.

@@ -368,7 +368,7 @@ fn tell_settings(registry: &Registry, labels: &SourceLabels) -> Result<(), Error
 }
 
 /// Every state of an entry, with how many a survey found in it.
-fn entries(survey: Option<&Survey>) -> [(&'static str, u64); 5] {
+pub(super) fn entries(survey: Option<&Survey>) -> [(&'static str, u64); 5] {
     let count = |of: fn(&Survey) -> u64| survey.map_or(0, of);
     [
         ("live", count(Survey::live)),
@@ -402,6 +402,7 @@ fn skipped(skipped: &Skipped, outcomes: &Outcomes) -> [(&'static str, u64); 8] {
     ]
 }
 
-fn seconds(at: Timestamp) -> f64 {
+/// Since the beginning of 1970, as Prometheus counts.
+pub(super) fn seconds(at: Timestamp) -> f64 {
     at.millis() as f64 / 1e3
 }

@@ -24,6 +24,7 @@ mod inspect;
 mod language_page;
 mod lookups;
 mod main_job;
+mod metrics_file;
 mod notify;
 mod operator;
 mod reports;

@@ -37,6 +37,7 @@ const ROOMS: [Room; 24] = [
             "demo",
             "inspect",
             "logging",
+            "metrics",
             "oneshot",
             "operator",
             "output",
@@ -121,6 +122,7 @@ const ROOMS: [Room; 24] = [
         name: "metrics",
         uses: &[
             "policy",
+            "reaper::Finding",
             "reaper::Report",
             "reaper::Skipped",
             "reaper::Verb",
