@@ -150,6 +150,12 @@ do a hash may come in anybody's way@a_hash_that_comes_into_being@store/evict.lua
 do what stands under an if needs no right@an_action_that_our_user_may_not@store/evict.lua@s/entry.deeds, entry.later, entry.notices/entry.deeds, entry.notices/
 do json is no evidence@if_json_is_evidence@store/evict.rs@s/self.unless.questions.iter\(\).chain\(read\)/self.unless.questions.iter().chain(read.take(0))/
 do what was left behind is stale again@on_evict@store/own.rs@s/Some\(value\) == said/false \&\& Some(value) == said/@store/mod.rs@s/is_ok_and\(.left. left <= time.as_millis/is_ok_and(|left| left > u128::MAX - 1 \&\& left <= time.as_millis/
+metrics an operator's hold is counted each time@an_operators_hold_is_counted_once@metrics/source.rs@s/ \&\& !self.state.is_set\(State::Held.as_str\(\)\)//
+metrics OpenMetrics whatever is asked for@open_metrics_are_for_those@http.rs@s/open > 0.0 \&\& open >= text/open >= 0.0 || open >= text/
+metrics OpenMetrics without its end@open_metrics_say_the_same@metrics/openmetrics.rs@s/page.push_str\("# EOF.n"\);//
+metrics of a source that was not read are zero@what_was_not_seen_is_no_zero@metrics/single_run.rs@s/survey.map_or\(f64::NAN, .*count as f64\)/count as f64/
+metrics of a run are written over a link@a_file_that_can_not_be_written@output.rs@s/is_ok_and\(.there. !there.is_file\(\)\)/is_ok_and(|_| false)/
+metrics of a run are for ourselves alone@an_audit_and_once_leave@output.rs@s/from_mode\(0o644\)/from_mode(0o600)/
 M
 }
 

@@ -14,6 +14,7 @@ mod alerts;
 mod cli;
 mod companions;
 mod connections;
+mod dashboard;
 mod demo;
 mod edge;
 mod endpoints;
