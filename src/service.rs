@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::daemon::{self, Health, Observer};
 use crate::http::{self, Pages, Verdict};
 use crate::logging;
-use crate::metrics::{Metrics, SourceLabels};
+use crate::metrics::{Format, Metrics, SourceLabels};
 use crate::policy::duration::in_words;
 use crate::policy::entry::{Monotonic, Timestamp};
 use crate::reaper::{Finding, Mode, Reaper, Report, Turns};
@@ -357,7 +357,7 @@ impl Observer for Audience {
 }
 
 impl Pages for Board {
-    fn metrics(&self) -> Result<String, String> {
+    fn metrics(&self, open: bool) -> Result<String, String> {
         let generation = self.generation();
         for lease in generation.leases.iter().flatten() {
             self.metrics.leading(lease.source(), lease.leads(), lease.transitions());
@@ -365,7 +365,8 @@ impl Pages for Board {
         for (seen, webhooks) in generation.health.sources().iter().zip(&generation.webhooks) {
             self.metrics.told(&seen.finding.source, &webhooks.tally());
         }
-        self.metrics.render(&generation.links.status()).map_err(|error| error.to_string())
+        let format = if open { Format::OpenMetrics } else { Format::Text };
+        self.metrics.render(&generation.links.status(), format).map_err(|error| error.to_string())
     }
 
     fn status(&self) -> Result<String, String> {

