@@ -37,13 +37,13 @@ if [ -z "${IN_OWN_NETWORK:-}" ]; then
   if declare -F install_tools >/dev/null; then
     install_tools
   fi
-  PRESENCE_REAPER_STATIC=$(tests/deploy/static-binary.sh)
-  export PRESENCE_REAPER_STATIC
+  STATIC_PROGRAM=$(tests/deploy/static-binary.sh)
+  export STATIC_PROGRAM
   IN_OWN_NETWORK=yes exec unshare --net bash "$0" "$@"
 fi
 
 ip link set lo up
-program=$PRESENCE_REAPER_STATIC
+program=$STATIC_PROGRAM
 scratch=$(mktemp -d)
 started=()
 
@@ -86,7 +86,7 @@ build_image() {
   install -D -m 644 /etc/ssl/certs/ca-certificates.crt "$tree/out/etc/ssl/certs/ca-certificates.crt"
   install -D -m 644 -t "$tree/out/usr/share/doc/presence-reaper" LICENSE-APACHE LICENSE-MIT
   build bud --quiet --isolation chroot --pull-never --timestamp 0 --build-context "build=$tree" \
-    --ignorefile deploy/container/Dockerfile.dockerignore -f deploy/container/Dockerfile -t "$1" . >/dev/null
+    -f deploy/container/Dockerfile -t "$1" . >/dev/null
   build push --quiet "$1" "oci-archive:$scratch/image.tar:$1"
   pod load --quiet --input "$scratch/image.tar" >/dev/null
 }
@@ -116,6 +116,6 @@ living() {
   redis-cli -p "$1" -r -1 -i 0.3 eval "
     local t = redis.call('TIME')
     for i = 1, 20 do redis.call('ZADD', KEYS[1], t[1] * 1000 + math.floor(t[2] / 1000), 'alive-' .. i) end" \
-    1 presence:online >/dev/null &
+    1 presence:online >/dev/null 2>&1 &
   started+=($!)
 }
