@@ -1,7 +1,8 @@
 """Judges rendered manifests: kubernetes.py FOLDER RULES
 
 FOLDER holds one YAML file for each rendering. Beside each it writes what other tools judge: NAME.toml for each
-configuration in it, NAME.monitoring.json with the objects of the Prometheus operator. RULES is Prometheus' own file.
+configuration in it, NAME.monitoring.json with the objects of the Prometheus operator; and audit.pod.yaml, the Pod of the
+CronJob with its configuration, for podman knows no CronJobs. RULES is Prometheus' own file.
 """
 
 import collections
@@ -136,6 +137,15 @@ def references(name, objects):
             must(jobs == [PORT], name, "the job has to be called as the alerts call it")
 
 
+def audit_pod(objects):
+    """The Pod that the CronJob makes, and the ConfigMap that it mounts."""
+    (config,) = [thing for thing in objects if thing["kind"] == "ConfigMap"]
+    (template,) = templates(objects)
+    pod = {"apiVersion": "v1", "kind": "Pod", **template}
+    pod["metadata"]["name"] = "audit"
+    return yaml.safe_dump_all([config, pod])
+
+
 def main(folder, rules):
     groups = yaml.safe_load(pathlib.Path(rules).read_text())["groups"]
     for name, kinds in KINDS.items():
@@ -151,6 +161,8 @@ def main(folder, rules):
         references(name, objects)
         configurations = [thing["data"]["reaper.toml"] for thing in objects if thing["kind"] == "ConfigMap"]
         path.with_suffix(".toml").write_text("\n".join(configurations))
+        if name == "cronjob-audit":
+            path.with_name("audit.pod.yaml").write_text(audit_pod(objects))
         monitoring = [thing for thing in objects if thing["apiVersion"].startswith("monitoring.coreos.com/")]
         path.with_suffix(".monitoring.json").write_text(json.dumps(monitoring))
         for thing in monitoring:

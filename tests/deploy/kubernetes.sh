@@ -97,47 +97,57 @@ seen "presence-reaper check passes each configuration in them"
 build_image localhost/presence-reaper:test
 import_redis localhost/redis:test
 
-# The example with Redis in the place of the hub, and what podman lacks taken out: a network of Pods, with names, probes
-# over HTTP (it runs them inside, where nothing can run them), and volumes made of a Secret.
+# What podman lacks is taken out: a network of Pods, with names; probes over HTTP (it runs them inside, where nothing can
+# run them); volumes made of a Secret.
 play=$scratch/play
 mkdir "$play"
-cp deploy/kubernetes/examples/classic-sidecar.yaml "$play"
-cat >"$play/kustomization.yaml" <<'YAML'
-resources: [classic-sidecar.yaml]
-patches:
-  - patch: |-
-      apiVersion: apps/v1
-      kind: Deployment
-      metadata: {name: hub}
-      spec:
-        replicas: 1
-        template:
-          spec:
-            hostNetwork: true
-            containers:
-              - name: hub
-                image: localhost/redis:test
-                imagePullPolicy: Never
-                args: [--bind, 127.0.0.1, --save, "", --user, reaper, "on", ">open-sesame", "~*", "&*", "+@all"]
-              - name: presence-reaper
-                image: localhost/presence-reaper:test
-                imagePullPolicy: Never
-                ports: null
-                livenessProbe: null
-                env:
-                  - {name: PRESENCE_REAPER_REDIS__URL, value: "redis://127.0.0.1:6379/0"}
-            volumes:
-              - name: presence-reaper-redis
-                secret: null
-                configMap: {name: redis-password}
+cp deploy/kubernetes/examples/classic-sidecar.yaml "$rendered/audit.pod.yaml" "$play"
+
+# Renders these objects with the patch that stdin holds: adapted FILE
+adapted() {
+  {
+    printf 'resources: [%s]\n' "$1"
+    cat - <<'YAML'
 configMapGenerator:
   - name: redis-password
     literals: [redis-password=open-sesame]
 generatorOptions: {disableNameSuffixHash: true}
+patches:
+  - patch: |-
 YAML
-render "$play" | sed -e 's/threshold = "5m"/threshold = "8s"/' -e 's/heartbeat_interval = "30s"/heartbeat_interval = "1s"/' \
-  >"$scratch/pod.yaml"
-pod kube play --quiet "$scratch/pod.yaml" >/dev/null 2>"$scratch/play.txt" || fail "$(cat "$scratch/play.txt")"
+    sed 's/^/      /'
+  } >"$play/kustomization.yaml"
+  render "$play" | sed -e 's/threshold = "5m"/threshold = "8s"/' -e 's/heartbeat_interval = "30s"/heartbeat_interval = "1s"/'
+}
+
+# The example with Redis in the place of the hub.
+adapted classic-sidecar.yaml >"$scratch/sidecar.yaml" <<'YAML'
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: hub}
+spec:
+  replicas: 1
+  template:
+    spec:
+      hostNetwork: true
+      containers:
+        - name: hub
+          image: localhost/redis:test
+          imagePullPolicy: Never
+          args: [--bind, 127.0.0.1, --save, "", --user, reaper, "on", ">open-sesame", "~*", "&*", "+@all"]
+        - name: presence-reaper
+          image: localhost/presence-reaper:test
+          imagePullPolicy: Never
+          ports: null
+          livenessProbe: null
+          env:
+            - {name: PRESENCE_REAPER_REDIS__URL, value: "redis://127.0.0.1:6379/0"}
+      volumes:
+        - name: presence-reaper-redis
+          secret: null
+          configMap: {name: redis-password}
+YAML
+pod kube play --quiet "$scratch/sidecar.yaml" >/dev/null 2>"$scratch/play.txt" || fail "$(cat "$scratch/play.txt")"
 
 eventually 20 redis-cli ping >/dev/null 2>&1
 redis-cli zadd presence:online 1767225600000 ghost >/dev/null
@@ -150,6 +160,44 @@ eventually 20 ready
 redis-cli client list | grep -q ' user=reaper ' || fail "it is not the user reaper"
 seen "the classic sidecar beside Redis, as the user reaper: a ghost is evicted, twenty living are not"
 
-pod kube down "$scratch/pod.yaml" >/dev/null
+pod stop --time 20 hub-pod-0-presence-reaper >/dev/null
+[ "$(pod inspect hub-pod-0-presence-reaper --format '{{.State.ExitCode}}')" = 0 ] || fail "SIGTERM does not end it well"
+
+# The night's audit of the same Redis, as a user that can only look.
+auditor=$("$program" check --acl=7.0 --dry-run --config "$rendered/cronjob-audit.toml" 2>/dev/null |
+  sed -n 's/^ACL SETUSER [^ ]* on <PASSWORD>/acl setuser auditor on >open-sesame/p')
+[ "$(redis-cli <<<"$auditor")" = OK ] || fail "no auditor: $auditor"
+redis-cli zadd presence:online 1767225600000 second-ghost >/dev/null
+adapted audit.pod.yaml >"$scratch/audit.yaml" <<'YAML'
+apiVersion: v1
+kind: Pod
+metadata: {name: audit}
+spec:
+  hostNetwork: true
+  containers:
+    - name: presence-reaper
+      image: localhost/presence-reaper:test
+      imagePullPolicy: Never
+      env:
+        - {name: PRESENCE_REAPER_REDIS__URL, value: "redis://127.0.0.1:6379/0"}
+  volumes:
+    - name: redis
+      secret: null
+      configMap: {name: redis-password}
+YAML
+pod kube play --quiet "$scratch/audit.yaml" >/dev/null 2>"$scratch/play.txt" || fail "$(cat "$scratch/play.txt")"
+[ "$(pod wait audit-presence-reaper)" = 0 ] || fail "the audit failed"
+pod logs audit-presence-reaper 2>/dev/null >"$scratch/audit.json"
+found=$("$venv/bin/python" -c '
+import json, sys
+report = json.load(sys.stdin)
+(source,) = report["sources"]
+print(report["dry_run"], report["complete"], source["name"], [entry["id"] for entry in source["stale"]])
+' <"$scratch/audit.json") || fail "$(cat "$scratch/audit.json")"
+[ "$found" = "True True hub ['second-ghost']" ] || fail "the audit found $found"
+seen "the Pod of the CronJob, as the user auditor: one JSON document, and in it the one that is stale"
+
+pod kube down "$scratch/audit.yaml" >/dev/null
+pod kube down "$scratch/sidecar.yaml" >/dev/null
 
 echo "ok: kubernetes"
