@@ -16,7 +16,7 @@ skip() {
 seen() { printf 'seen: %s\n' "$1"; }
 
 fail() {
-  printf 'FAILED: %s\n' "$1" >&2
+  why=$1
   exit 1
 }
 
@@ -32,6 +32,7 @@ if [ -z "${IN_OWN_NETWORK:-}" ]; then
   # catatonit keeps a Pod's namespaces.
   [ -e /usr/libexec/catatonit/catatonit ] || [ -e /usr/bin/catatonit ] || missing+=(catatonit)
   if [ "${#missing[@]}" -gt 0 ]; then
+    command -v apt-get >/dev/null || skip "${missing[*]} not here, and no apt-get to install them"
     deploy/apt-install.sh "${missing[@]}"
   fi
   if declare -F install_tools >/dev/null; then
@@ -54,6 +55,7 @@ clean_up() {
     for id in $(pod ps --all --quiet 2>/dev/null); do
       pod logs --tail 20 "$id" >&2 || true
     done
+    printf 'FAILED: %s\n' "${why:-what was said last}" >&2
   fi
   pod pod rm --force --all --time 1 >/dev/null 2>&1 || true
   pod rm --force --all --time 1 >/dev/null 2>&1 || true
