@@ -150,6 +150,9 @@ do a hash may come in anybody's way@a_hash_that_comes_into_being@store/evict.lua
 do what stands under an if needs no right@an_action_that_our_user_may_not@store/evict.lua@s/entry.deeds, entry.later, entry.notices/entry.deeds, entry.notices/
 do json is no evidence@if_json_is_evidence@store/evict.rs@s/self.unless.questions.iter\(\).chain\(read\)/self.unless.questions.iter().chain(read.take(0))/
 do what was left behind is stale again@on_evict@store/own.rs@s/Some\(value\) == said/false \&\& Some(value) == said/@store/mod.rs@s/is_ok_and\(.left. left <= time.as_millis/is_ok_and(|left| left > u128::MAX - 1 \&\& left <= time.as_millis/
+kube ports of Services are warned of@variables_that_kubernetes@config/tree.rs@s/\|\| name.match_indices\("_PORT"\).*//
+kube whatever ends in _PORT is a Service's@variables_that_only_look_like@config/tree.rs@s/ && value.contains\(":\/\/"\)//
+kube a misspelt setting may be a Service's@variables_that_only_look_like@config/tree.rs@s/if name.contains\("__"\)/if false/
 M
 }
 

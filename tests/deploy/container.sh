@@ -4,6 +4,7 @@
 # The last stage of the Dockerfile is built as it stands; the first needs an image that is not here, and what it reads and
 # says is checked instead. Prints what it has seen.
 set -euo pipefail
+cd "$(dirname "$0")/../.."
 
 venv_of_deploy=$(realpath -m "${CARGO_TARGET_DIR:-target}")/deploy-venv
 
@@ -16,7 +17,7 @@ install_tools() {
 }
 
 # shellcheck source=tests/deploy/containers.sh
-source "$(dirname "$0")/containers.sh"
+source tests/deploy/containers.sh
 
 image=localhost/presence-reaper:test
 
@@ -34,8 +35,9 @@ build push --quiet localhost/context "dir:$scratch/context-image"
 for layer in "$scratch"/context-image/*; do
   tar -xf "$layer" -C "$scratch/context" 2>/dev/null || true
 done
-for file in Cargo.toml Cargo.lock LICENSE-APACHE LICENSE-MIT \
-  $(tr ' ' '\n' <"$(dirname "$program")/../debug/presence-reaper.d" | grep "^$here/" | sed "s|^$here/||"); do
+mapfile -t read < <(tr ' ' '\n' <"$(dirname "$program")/../debug/presence-reaper.d" | sed -n "s|^$PWD/||p")
+[ "${#read[@]}" -gt 50 ] || fail "the compiler does not say what it read"
+for file in Cargo.toml Cargo.lock LICENSE-APACHE LICENSE-MIT "${read[@]}"; do
   [ -e "$scratch/context/$file" ] || fail "Dockerfile.dockerignore keeps $file from the build, which needs it"
 done
 for file in .git target tests; do

@@ -1,12 +1,9 @@
 # shellcheck shell=bash
-# What the tests of images have in common; sourced by them, at their top, before anything is started.
+# What the tests of images have in common; sourced by them in the root of the tree, before anything is started.
 #
 # It moves the script that sources it into a network of its own, in which there is loopback and nothing else: every port is
 # free there, and nobody outside is reached. It needs root; it sets `scratch` and `program`, and gives `build_image`,
 # `import_redis`, `pod` (podman with its own store), `seen`, `eventually` and `living`.
-
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-cd "$here" || exit 1
 
 skip() {
   printf 'skipped: %s\n' "$1"
@@ -40,7 +37,7 @@ if [ -z "${IN_OWN_NETWORK:-}" ]; then
   fi
   STATIC_PROGRAM=$(tests/deploy/static-binary.sh)
   export STATIC_PROGRAM
-  IN_OWN_NETWORK=yes exec unshare --net bash "$0" "$@"
+  IN_OWN_NETWORK=yes exec unshare --net bash "tests/deploy/$(basename "$0")" "$@"
 fi
 
 ip link set lo up

@@ -3,6 +3,7 @@
 # one Pod of them run by podman, with Redis and the reaper. No cluster is here, so nothing says what one would make of them.
 # Prints what it has seen.
 set -euo pipefail
+cd "$(dirname "$0")/../.."
 
 target_of_deploy=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 venv=$target_of_deploy/kubernetes-venv
@@ -10,7 +11,7 @@ models=$target_of_deploy/kubernetes-models
 
 if ! command -v kubectl >/dev/null && ! command -v kustomize >/dev/null; then
   # Debian has it from 13 on.
-  "$(dirname "$0")/../../deploy/apt-install.sh" kustomize 2>/dev/null || {
+  deploy/apt-install.sh kustomize 2>/dev/null || {
     echo "skipped: neither kubectl nor kustomize is here, or can be installed by apt-get"
     exit 0
   }
@@ -29,7 +30,7 @@ install_tools() {
 }
 
 # shellcheck source=tests/deploy/containers.sh
-source "$(dirname "$0")/containers.sh"
+source tests/deploy/containers.sh
 
 # === what they say ===
 
