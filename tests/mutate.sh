@@ -167,6 +167,9 @@ metrics OpenMetrics without its end@open_metrics_say_the_same@metrics/openmetric
 metrics of a source that was not read are zero@what_was_not_seen_is_no_zero@metrics/single_run.rs@s/survey.map_or\(f64::NAN, .*count as f64\)/count as f64/
 metrics of a run are written over a link@a_file_that_can_not_be_written@output.rs@s/is_ok_and\(.there. !there.is_file\(\)\)/is_ok_and(|_| false)/
 metrics of a run are for ourselves alone@an_audit_and_once_leave@output.rs@s/from_mode\(0o644\)/from_mode(0o600)/
+kube ports of Services are warned of@variables_that_kubernetes@config/tree.rs@s/\|\| name.match_indices\("_PORT"\).*//
+kube whatever ends in _PORT is a Service's@variables_that_only_look_like@config/tree.rs@s/ && value.contains\(":\/\/"\)//
+kube a misspelt setting may be a Service's@variables_that_only_look_like@config/tree.rs@s/if name.contains\("__"\)/if false/
 M
 }
 

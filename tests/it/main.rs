@@ -22,6 +22,7 @@ mod faces;
 mod forms;
 mod harness_works;
 mod inspect;
+mod kubernetes;
 mod language_page;
 mod lookups;
 mod main_job;
