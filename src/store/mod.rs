@@ -46,6 +46,7 @@ mod dial;
 pub mod error;
 pub mod evict;
 pub mod facts;
+pub mod files;
 mod hash;
 pub mod instances;
 mod keys;
@@ -65,6 +66,7 @@ mod set;
 pub mod standing;
 pub mod state;
 pub mod status;
+pub mod tcp;
 pub mod tls;
 mod zset;
 
