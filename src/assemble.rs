@@ -59,7 +59,7 @@ pub fn reapers(config: &Config, run: &Run, clock: Clock) -> (Links, Vec<Reaper>)
 }
 
 fn webhooks(source: &SourceConfig, store: &Store) -> Hooks {
-    Hooks::new(&source.source.name, &source.webhooks, store.outbox().as_ref())
+    Hooks::new(&source.source.name, &source.webhooks, store.outbox())
 }
 
 /// Where operators order in the databases of a configuration, and the connections to them.

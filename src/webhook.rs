@@ -2,7 +2,7 @@
 //!
 //! Each webhook of a source has a bounded queue, which the reaper fills without ever waiting, and a courier, which empties
 //! it: a batch a `POST`, tried again until the receiver took it or said that it never will. What waits in a queue is lost
-//! with the process; what waits in an outbox of Redis instead is delivered at least once.
+//! with the process; what waits in an outbox of Redis instead is delivered at least once, or set aside there.
 //!
 //! Proxies that the environment names are not used, and redirects are not followed: what is told of clients goes where the
 //! configuration says, and nowhere else.
@@ -22,6 +22,7 @@ use crate::store::outbox::Outbox;
 
 mod body;
 mod courier;
+mod portion;
 mod post;
 mod url;
 
@@ -75,7 +76,7 @@ impl fmt::Debug for Secret {
 pub enum Loss {
     /// The queue was full; the oldest makes room.
     Overflow,
-    /// The receiver will not have it.
+    /// The receiver will not have it, and it waited in no outbox, or was the oldest of too many that were set aside.
     Refused,
     /// The process ended first.
     Stopped,
@@ -115,6 +116,10 @@ pub struct Tally {
     pub waiting: u64,
     /// Events in the outbox when it was last looked into; none while another process does.
     pub outbox: u64,
+    /// Events that were refused and stand beside the outbox, likewise.
+    pub set_aside: u64,
+    /// Events that were set aside by this process.
+    pub newly_set_aside: u64,
 }
 
 impl Tally {
@@ -126,6 +131,8 @@ impl Tally {
         sum(&mut self.lost, &other.lost);
         self.waiting += other.waiting;
         self.outbox += other.outbox;
+        self.set_aside += other.set_aside;
+        self.newly_set_aside += other.newly_set_aside;
     }
 }
 
@@ -136,26 +143,34 @@ struct Event {
     id: String,
     form: Form,
     text: Vec<u8>,
+    /// Its entry in the outbox; none in a queue.
+    entry: Option<String>,
 }
 
 /// The webhooks of a source; clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct Hooks(Arc<[Arc<Hook>]>);
+pub struct Hooks {
+    hooks: Arc<[Arc<Hook>]>,
+    /// Where an outbox is that none of them empties.
+    leftovers: Option<(Arc<str>, Outbox)>,
+}
 
 impl Hooks {
     /// The webhooks of this source, in the order of its notifications.
-    pub fn new(source: &Arc<str>, settings: &[Settings], outbox: Option<&Outbox>) -> Self {
+    pub fn new(source: &Arc<str>, settings: &[Settings], outbox: Outbox) -> Self {
         let hook = |settings: &Settings| {
-            let outbox = outbox.filter(|_| settings.outbox).cloned();
+            let outbox = settings.outbox.then(|| outbox.clone());
             Arc::new(Hook::new(Arc::clone(source), settings.clone(), outbox))
         };
-        Self(settings.iter().map(hook).collect())
+        let hooks: Arc<[Arc<Hook>]> = settings.iter().map(hook).collect();
+        let is_emptied = hooks.iter().any(|hook| hook.outbox.is_some());
+        Self { hooks, leftovers: (!is_emptied).then(|| (Arc::clone(source), outbox)) }
     }
 
     /// Puts what the eviction script spelt into the queues.
     pub fn tell(&self, told: Vec<Told>) {
         for one in told {
-            if let Some(hook) = self.0.get(one.hook) {
+            if let Some(hook) = self.hooks.get(one.hook) {
                 hook.take_in(one);
             }
         }
@@ -163,21 +178,24 @@ impl Hooks {
 
     /// Says that something may be new in the outbox.
     pub fn look(&self) {
-        self.0.iter().filter(|hook| hook.outbox.is_some()).for_each(|hook| hook.is_filled());
+        self.hooks.iter().filter(|hook| hook.outbox.is_some()).for_each(|hook| hook.is_filled());
     }
 
     /// Delivers until `stop`, and then for as long as `patience` what waits in the queues; what is left by then is lost,
     /// and counted, or stays in the outbox.
     pub fn deliver(&self, stop: &CancellationToken, patience: Duration) -> JoinSet<()> {
-        let couriers = self.0.iter().map(|hook| Courier::of(Arc::clone(hook)).run(stop.clone(), patience));
+        let couriers = self.hooks.iter().map(|hook| Courier::of(Arc::clone(hook)).run(stop.clone(), patience));
         let mut running = JoinSet::new();
         couriers.for_each(|courier| _ = running.spawn(courier));
+        if let Some((source, outbox)) = &self.leftovers {
+            running.spawn(courier::look_for_leftovers(Arc::clone(source), outbox.clone(), stop.clone()));
+        }
         running
     }
 
     /// Waits until nothing waits any more.
     pub async fn settled(&self) {
-        for hook in self.0.iter() {
+        for hook in self.hooks.iter() {
             let mut settled = hook.settled.subscribe();
             // An error: nobody will ever say more.
             let _ = settled.wait_for(|settled| *settled).await;
@@ -187,7 +205,7 @@ impl Hooks {
     /// What they did so far, all together.
     pub fn tally(&self) -> Tally {
         let mut sum = Tally::default();
-        self.0.iter().for_each(|hook| sum.add(&hook.tally()));
+        self.hooks.iter().for_each(|hook| sum.add(&hook.tally()));
         sum
     }
 }
@@ -218,12 +236,14 @@ struct State {
     numbered: u64,
     /// The outbox may hold what nobody has seen.
     unread: bool,
+    /// It is being looked into, and what was found is not yet worked through.
+    looking: bool,
     tally: Tally,
 }
 
 impl State {
     fn is_settled(&self) -> bool {
-        self.queue.is_empty() && self.taken == 0 && !self.unread
+        self.queue.is_empty() && self.taken == 0 && !self.unread && !self.looking
     }
 }
 
@@ -242,7 +262,7 @@ impl Hook {
             state.numbered += 1;
             let id = format!("{}-{}", self.prefix, state.numbered);
             state.bytes += told.text.len();
-            state.queue.push_back(Event { id, form: told.form, text: told.text });
+            state.queue.push_back(Event { id, form: told.form, text: told.text, entry: None });
             while state.queue.len() > self.settings.queue as usize || state.bytes > MOST_BYTES {
                 let Some(oldest) = state.queue.pop_front() else { break };
                 state.bytes -= oldest.text.len();

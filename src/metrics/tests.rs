@@ -200,7 +200,7 @@ fn the_number_of_series_is_known() {
 /// Series that do not depend on the sources.
 const OF_PROCESS: usize = 131;
 /// Series of each source.
-const OF_SOURCE: usize = 143;
+const OF_SOURCE: usize = 145;
 
 #[test]
 fn two_sources_of_one_name_are_refused() {

@@ -213,10 +213,9 @@ impl Store {
         self.lease.as_ref().is_some_and(|lease| lease.led_by().is_some())
     }
 
-    /// Where it keeps what its webhook was not told yet, if it does.
-    pub fn outbox(&self) -> Option<Outbox> {
-        let outbox = || Outbox::new(Arc::clone(&self.link), self.lease.clone(), &self.source);
-        self.source.has_outbox().then(outbox)
+    /// Where it keeps what its webhook was not told yet, or did once.
+    pub fn outbox(&self) -> Outbox {
+        Outbox::new(Arc::clone(&self.link), self.lease.clone(), &self.source)
     }
 
     /// The source.

@@ -36,16 +36,18 @@ pub enum Failure {
     Timeout,
     /// It answered that it can't now: 5xx, 408, 425 or 429.
     Unavailable,
-    /// It answered that it never will: a redirect, or any other 4xx.
+    /// It answered that it never will, as things are: a redirect, or any other 4xx. A person may mend that.
     Refused,
+    /// It answered that it will never have what it was told: 400, 409, 413 or 422.
+    Unacceptable,
     /// The secret can't be read, and unsigned nothing is sent.
     Secret,
 }
 
 impl Failure {
     /// Each, in the order of [`Self::index`].
-    pub const ALL: [Self; 6] =
-        [Self::Connect, Self::Tls, Self::Timeout, Self::Unavailable, Self::Refused, Self::Secret];
+    pub const ALL: [Self; 7] =
+        [Self::Connect, Self::Tls, Self::Timeout, Self::Unavailable, Self::Refused, Self::Unacceptable, Self::Secret];
 
     /// The name in metrics.
     pub const fn as_str(self) -> &'static str {
@@ -55,6 +57,7 @@ impl Failure {
             Self::Timeout => "timeout",
             Self::Unavailable => "unavailable",
             Self::Refused => "refused",
+            Self::Unacceptable => "unacceptable",
             Self::Secret => "secret",
         }
     }
@@ -178,6 +181,7 @@ fn judge(status: StatusCode, headers: &HeaderMap) -> Result<(), Failed> {
     };
     match status.as_u16() {
         200..=299 => Ok(()),
+        400 | 409 | 413 | 422 => failed(Failure::Unacceptable, ""),
         408 | 425 | 429 | 500.. => failed(Failure::Unavailable, ""),
         300..=399 => failed(Failure::Refused, ", and redirects are not followed: write the URL that it leads to"),
         _ => failed(Failure::Refused, ""),
@@ -222,7 +226,10 @@ mod tests {
         for status in [408, 425, 429, 500, 503, 599] {
             assert_eq!(judged(status, None), Err((Failure::Unavailable, None)), "{status}");
         }
-        for status in [301, 308, 400, 401, 404, 410, 413, 422] {
+        for status in [400, 409, 413, 422] {
+            assert_eq!(judged(status, None), Err((Failure::Unacceptable, None)), "{status}");
+        }
+        for status in [301, 308, 401, 403, 404, 405, 410, 415] {
             assert_eq!(judged(status, None), Err((Failure::Refused, None)), "{status}");
         }
         assert_eq!(judged(503, Some("7")), Err((Failure::Unavailable, Some(7))));
