@@ -22,7 +22,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::edge::{Edge, ask, outcomes, put_aged, run, source};
 use crate::harness::{Authority, Binary, Daemon, Hub, Layout, Leaf, Server, eventually, free_port};
-use crate::world::{FAST, SOON, STEADY, evicts, is_old_enough, metric, only_source, settle};
+use crate::world::{Confined, FAST, SOON, STEADY, evicts, is_old_enough, metric, only_source, settle};
 
 const OLD: i64 = 600_000;
 
@@ -374,7 +374,8 @@ for_each_server! {
         let hub = Hub::new(&server, Layout::Zset);
         let live = hub.live(20).await;
         let pinging = hub.ping_every(FAST.heartbeat, &live);
-        let mut daemon = settle(Binary::new(["run", "--config", &path])).await;
+        let user = Confined::make(&server, "teller", &["--acl"], &["--config".to_owned(), path.clone()]).await;
+        let mut daemon = settle(user.run(Binary::new(["run", "--config", &path]))).await;
         pinging.silence(&live[..5]);
         evicts(&daemon, 5).await;
         eventually(SOON, async || failures(&daemon, "refused").await >= 2.0).await;
@@ -404,11 +405,12 @@ for_each_server! {
         daemon.terminate();
         daemon.wait(SOON).await.assert_code(0);
         receiver.refuses("nobody");
-        daemon = settle(Binary::new(["run", "--config", &path])).await;
+        daemon = settle(user.run(Binary::new(["run", "--config", &path]))).await;
         eventually(SOON, async || length(&server, "refused").await == 0).await;
         let again = receiver.taken().into_iter().filter(|event| event["payload"]["id"] == live[2].as_str());
         assert_eq!(again.collect::<Vec<_>>(), [refused], "by the id that it had");
         eventually(SOON, async || metric(&daemon, "webhook_set_aside", None).await == Some(0.0)).await;
+        user.assert_nothing_was_refused(&server).await;
     }
 
     /// Neither stream is read beyond a number and a size, and one event is read whatever its size.
@@ -457,6 +459,14 @@ for_each_server! {
         run(&mut client, &[&format!("XADD {key} * text x")]).await;
         let entry = outbox.read(all).await.unwrap().waiting[0].id.clone();
         assert_eq!(outbox.set_aside(&entry, "x").await.unwrap(), [10_000, 3]);
+
+        // The page shows how to put back what was set aside: a thousand at a time.
+        let page = include_str!("../../docs/language.md");
+        let script = page.split_once("redis-cli EVAL \"").unwrap().1.split_once("\" 2 ").unwrap().0;
+        redis::cmd("EVAL").arg(script).arg(2).arg(&aside).arg(key).query_async::<()>(&mut client).await.unwrap();
+        assert_eq!(outbox.lengths().await.unwrap(), [1_000, 9_000]);
+        assert_eq!(outbox.read(all).await.unwrap().waiting[0].event, None, "as new events");
+        run(&mut client, &[&format!("DEL {key}")]).await;
         run(&mut client, &[&format!("DEL {aside}"), &format!("SET {aside} x"), &format!("XADD {key} * text y")]).await;
         let entry = outbox.read(all).await.unwrap().waiting[0].id.clone();
         assert!(outbox.set_aside(&entry, "x").await.is_err());
@@ -570,8 +580,10 @@ for_each_server! {
 
         let text = std::fs::read_to_string(&with_outbox).unwrap();
         std::fs::write(&with_outbox, text.replace(", outbox = true", "")).unwrap();
-        let daemon = settle(Binary::new(["run", "--config", &with_outbox])).await;
+        let user = Confined::make(&server, "silent", &["--acl"], &["--config".to_owned(), with_outbox.clone()]).await;
+        let daemon = settle(user.run(Binary::new(["run", "--config", &with_outbox]))).await;
         eventually(SOON, async || daemon.stderr().contains("events are left in an outbox")).await;
+        user.assert_nothing_was_refused(&server).await;
         assert_eq!(outbox(&server).await, 1);
     }
 }
