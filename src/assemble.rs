@@ -106,7 +106,7 @@ fn reaper(
 }
 
 fn webhooks(source: &SourceConfig, store: &Store) -> Hooks {
-    Hooks::new(&source.source.name, &source.webhooks, store.outbox().as_ref())
+    Hooks::new(&source.source.name, &source.webhooks, store.outbox())
 }
 
 /// Where operators order in the databases of a configuration, and the connections to them.

@@ -21,7 +21,7 @@
 //! | [`reaper`] | one source's survey and strike: the sweep | `policy`, `store`, queues of `webhook`, `clock`, `text` |
 //! | [`policy`] | the rule: plain values in, plain values out | nothing |
 //! | [`store`] | the Redis edge: one database of one master | `policy`, `language`, `clock`, `text` |
-//! | [`webhook`] | queues of what webhooks are to be told, and who delivers it | `policy`, the outbox and CAs of `store`, `clock` |
+//! | [`webhook`] | queues of what webhooks are to be told, and who delivers it | `policy`, the outbox, connections, CAs and secrets of `store`, `clock` |
 //! | [`report`] | what a single run found, as tables, JSON or lines; a daemon's `/status` | `policy`, a finding and the turns of `reaper`, the naming of `store`, `text` |
 //! | [`output`] | stdout, a file that is replaced as a whole, and the line of stderr that is written over | nothing |
 //! | [`metrics`] | what Prometheus sees | `policy`, a report and a finding of `reaper`, a status of `store`, a tally of `webhook` |

@@ -134,12 +134,23 @@ impl SingleRun {
 
     /// Waits until the webhooks were told, but not for ever, and notes what they were not told.
     async fn tell(&mut self, reaper: &Reaper) {
-        let patience = if self.stop.is_cancelled() { SHORT_PATIENCE } else { PATIENCE };
-        if tokio::time::timeout(patience, reaper.webhooks().settled()).await.is_err() {
-            let tally = reaper.webhooks().tally();
+        let impatience = async {
+            let patience = self.stop.run_until_cancelled(tokio::time::sleep(PATIENCE));
+            if patience.await.is_none() {
+                tokio::time::sleep(SHORT_PATIENCE).await;
+            }
+        };
+        let webhooks = reaper.webhooks();
+        let told = tokio::select! {
+            () = webhooks.settled() => true,
+            () = impatience => false,
+        };
+        if !told {
+            let tally = webhooks.tally();
             self.finding.undelivered = tally.waiting.max(tally.outbox);
         }
-        self.finding.undelivered += reaper.webhooks().tally().lost.iter().sum::<u64>();
+        let tally = reaper.webhooks().tally();
+        self.finding.undelivered += tally.lost.iter().sum::<u64>() + tally.newly_set_aside;
     }
 
     /// One look at everything. What the run reports of the source's entries is what this look saw.

@@ -2,7 +2,7 @@
 //!
 //! Each webhook of a source has a bounded queue, which the reaper fills without ever waiting, and a courier, which empties
 //! it: a batch a `POST`, tried again until the receiver took it or said that it never will. What waits in a queue is lost
-//! with the process; what waits in an outbox of Redis instead is delivered at least once.
+//! with the process; what waits in an outbox of Redis instead is delivered at least once, or set aside there.
 //!
 //! Proxies that the environment names are not used, and redirects are not followed: what is told of clients goes where the
 //! configuration says, and nowhere else.
@@ -22,6 +22,7 @@ use crate::store::outbox::Outbox;
 
 mod body;
 mod courier;
+mod portion;
 mod post;
 mod url;
 
@@ -75,7 +76,7 @@ impl fmt::Debug for Secret {
 pub enum Loss {
     /// The queue was full; the oldest makes room.
     Overflow,
-    /// The receiver will not have it.
+    /// The receiver will not have it, and it waited in no outbox, or was the oldest of too many that were set aside.
     Refused,
     /// The process ended first.
     Stopped,
@@ -115,9 +116,18 @@ pub struct Tally {
     pub waiting: u64,
     /// Events in the outbox when it was last looked into; none while another process does.
     pub outbox: u64,
+    /// Events that were refused and stand beside the outbox, likewise.
+    pub set_aside: u64,
+    /// Events that were set aside by this process.
+    pub newly_set_aside: u64,
 }
 
 impl Tally {
+    /// What is left of those who are no more: what they counted.
+    fn past(self) -> Self {
+        Self { waiting: 0, outbox: 0, set_aside: 0, ..self }
+    }
+
     fn add(&mut self, other: &Self) {
         let sum = |mine: &mut [u64], theirs: &[u64]| mine.iter_mut().zip(theirs).for_each(|(mine, more)| *mine += more);
         self.posts += other.posts;
@@ -126,6 +136,8 @@ impl Tally {
         sum(&mut self.lost, &other.lost);
         self.waiting += other.waiting;
         self.outbox += other.outbox;
+        self.set_aside += other.set_aside;
+        self.newly_set_aside += other.newly_set_aside;
     }
 }
 
@@ -136,6 +148,8 @@ struct Event {
     id: String,
     form: Form,
     text: Vec<u8>,
+    /// Its entry in the outbox; none in a queue.
+    entry: Option<String>,
 }
 
 /// The webhooks of a source; clones share them.
@@ -147,16 +161,21 @@ pub struct Hooks {
     former: Arc<[Arc<Hook>]>,
     /// What those did that have not.
     before: Tally,
+    /// Where an outbox is that none of them empties.
+    leftovers: Option<(Arc<str>, Outbox)>,
 }
 
 impl Hooks {
     /// The webhooks of this source, in the order of its notifications.
-    pub fn new(source: &Arc<str>, settings: &[Settings], outbox: Option<&Outbox>) -> Self {
+    pub fn new(source: &Arc<str>, settings: &[Settings], outbox: Outbox) -> Self {
         let hook = |settings: &Settings| {
-            let outbox = outbox.filter(|_| settings.outbox).cloned();
+            let outbox = settings.outbox.then(|| outbox.clone());
             Arc::new(Hook::new(Arc::clone(source), settings.clone(), outbox))
         };
-        Self { hooks: settings.iter().map(hook).collect(), ..Self::default() }
+        let hooks: Arc<[Arc<Hook>]> = settings.iter().map(hook).collect();
+        let is_emptied = hooks.iter().any(|hook| hook.outbox.is_some());
+        let leftovers = (!is_emptied).then(|| (Arc::clone(source), outbox));
+        Self { hooks, leftovers, ..Self::default() }
     }
 
     /// The same after others of this source: what waits for a webhook that is told as before goes on waiting, and what was
@@ -174,8 +193,8 @@ impl Hooks {
         left.extend(others.former.iter().cloned());
         let (done, former): (Vec<_>, Vec<_>) = left.into_iter().partition(|hook| *hook.settled.borrow());
         let mut before = others.before;
-        done.iter().for_each(|hook| before.add(&hook.tally()));
-        Self { hooks, former: former.into(), before: Tally { waiting: 0, outbox: 0, ..before } }
+        done.iter().for_each(|hook| before.add(&hook.tally().past()));
+        Self { hooks, former: former.into(), before, ..self }
     }
 
     /// Puts what the eviction script spelt into the queues.
@@ -204,7 +223,9 @@ impl Hooks {
     /// What they did so far, all together.
     pub fn tally(&self) -> Tally {
         let mut sum = self.before;
-        self.hooks.iter().chain(self.former.iter()).for_each(|hook| sum.add(&hook.tally()));
+        self.hooks.iter().for_each(|hook| sum.add(&hook.tally()));
+        let of_former = |hook: &Hook| if hook.outbox.is_some() { hook.tally().past() } else { hook.tally() };
+        self.former.iter().for_each(|hook| sum.add(&of_former(hook)));
         sum
     }
 }
@@ -214,6 +235,8 @@ impl Hooks {
 pub struct Couriers {
     patience: Duration,
     under_way: Vec<(Arc<Hook>, CancellationToken)>,
+    /// Ends those who look for what is left in outboxes.
+    looking: CancellationToken,
     running: JoinSet<()>,
 }
 
@@ -221,12 +244,14 @@ impl Couriers {
     /// Nobody yet. Who is called home delivers for as long as `patience` what waits in the queues; what is left by then is
     /// lost, and counted, or stays in the outbox.
     pub fn new(patience: Duration) -> Self {
-        Self { patience, under_way: Vec::new(), running: JoinSet::new() }
+        Self { patience, under_way: Vec::new(), looking: CancellationToken::new(), running: JoinSet::new() }
     }
 
     /// Sends out one for each of these webhooks that has none, and calls home those of all others.
     pub fn serve<'a>(&mut self, hooks: impl IntoIterator<Item = &'a Hooks>) {
-        let wanted: Vec<&Arc<Hook>> = hooks.into_iter().flat_map(|hooks| hooks.hooks.iter()).collect();
+        let hooks: Vec<&Hooks> = hooks.into_iter().collect();
+        self.look_for_leftovers(&hooks);
+        let wanted: Vec<&Arc<Hook>> = hooks.iter().flat_map(|hooks| hooks.hooks.iter()).collect();
         self.under_way.retain(|(hook, home)| {
             let stays = wanted.iter().any(|wanted| Arc::ptr_eq(wanted, hook));
             if !stays {
@@ -240,6 +265,14 @@ impl Couriers {
                 self.running.spawn(Courier::of(Arc::clone(hook)).run(home.clone(), self.patience));
                 self.under_way.push((Arc::clone(hook), home));
             }
+        }
+    }
+
+    fn look_for_leftovers(&mut self, hooks: &[&Hooks]) {
+        std::mem::take(&mut self.looking).cancel();
+        for (source, outbox) in hooks.iter().filter_map(|hooks| hooks.leftovers.as_ref()) {
+            let home = self.looking.clone();
+            self.running.spawn(courier::look_for_leftovers(Arc::clone(source), outbox.clone(), home));
         }
     }
 
@@ -276,12 +309,14 @@ struct State {
     numbered: u64,
     /// The outbox may hold what nobody has seen.
     unread: bool,
+    /// It is being looked into, and what was found is not yet worked through.
+    looking: bool,
     tally: Tally,
 }
 
 impl State {
     fn is_settled(&self) -> bool {
-        self.queue.is_empty() && self.taken == 0 && !self.unread
+        self.queue.is_empty() && self.taken == 0 && !self.unread && !self.looking
     }
 }
 
@@ -300,7 +335,7 @@ impl Hook {
             state.numbered += 1;
             let id = format!("{}-{}", self.prefix, state.numbered);
             state.bytes += told.text.len();
-            state.queue.push_back(Event { id, form: told.form, text: told.text });
+            state.queue.push_back(Event { id, form: told.form, text: told.text, entry: None });
             while state.queue.len() > self.settings.queue as usize || state.bytes > MOST_BYTES {
                 let Some(oldest) = state.queue.pop_front() else { break };
                 state.bytes -= oldest.text.len();

@@ -110,6 +110,15 @@ notify what is left at first@what_is_left_is_counted@store/evict.lua@s/local rem
 notify of what was not compared@what_is_told_is_evidence@store/own.rs@s/named.chain\(source.notify.iter\(\).flat_map\(Notification::refs\)\)/named/
 notify beside a companion@a_stream_that_is_made_for_one@store/evict.rs@s/self.streams.extend.*//
 notify and hide failures@a_notification_that_fails@store/evict.rs@s/u64::from\(struck.failed.contains.*/0;/
+webhook a large outbox is read whole@an_outbox_is_read_in_bounds@store/outbox.lua@s/if room < 0 and #found > 0 then/if false then/
+webhook one that is refused keeps back the others@what_is_refused_for_what_it_says@webhook/post.rs@s/400 \| 409 \| 413 \| 422 => failed\(Failure::Unacceptable/422 => failed(Failure::Refused/
+webhook what is set aside is told no more@what_is_refused_for_what_it_says@webhook/courier.rs@s/self.try_again\(kept, sender\).await;//
+webhook an old CA is believed@files_are_read_anew@webhook/post.rs@s/ca_file.is_none\(\).then\(.. /Some(/
+webhook a dead address eats the time@a_dead_address_leaves@store/tcp.rs@s/if waiting.len\(\) > 0 => continue/if false => continue/
+webhook a read under way is an empty outbox@once_says_what_it_did_not@webhook.rs@s/ \&\& !self.looking//
+webhook what is left is not said@what_is_left_in_an_outbox@webhook.rs@s/\(!is_emptied\).then/false.then/
+webhook who stops tells nothing@a_daemon_that_stops@webhook/courier.rs@s/tokio::time::sleep\(patience\).await/let _ = patience/
+acl what is left may not be asked for@what_is_left_in_an_outbox@store/rights.rs@s/GET, SET, XLEN\]/GET, SET]/
 E8 no rate@g8_no_second@policy/pace.rs@s/let limit = self.per_second.map_or\(u64::MAX, u64::from\)/let limit = self.per_second.map_or(u64::MAX, |_| u64::MAX)/
 E8 no share@g8_no_heartbeat@policy/pace.rs@s/SMALL.max\(population \/ SHARE\)/u64::MAX.max(SMALL.max(population \/ SHARE))/
 E8 nothing is reserved@the_maximum_is_shared@policy/pace.rs@s/\.saturating_sub\(self.reserved\)/.saturating_sub(0)/

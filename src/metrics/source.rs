@@ -54,6 +54,7 @@ pub(super) struct Source {
     webhook_lost: Labelled<IntCounter>,
     webhook_waiting: IntGauge,
     webhook_outbox: IntGauge,
+    webhook_set_aside: IntGauge,
     resurrections: IntCounter,
     groups: IntGauge,
     groups_silent: IntGauge,
@@ -179,6 +180,10 @@ impl Source {
                 "presence_reaper_webhook_outbox",
                 "Events in the outbox when the leader last looked into it; 0 with everybody else.",
             )?,
+            webhook_set_aside: make.count(
+                "presence_reaper_webhook_set_aside",
+                "Events that a webhook refused, set aside when the leader last looked; 0 with everybody else.",
+            )?,
             resurrections: make.counter(
                 "presence_reaper_resurrections_total",
                 "Evicted entries that were found back with a newer ping two heartbeats later: we were wrong.",
@@ -267,6 +272,7 @@ impl Source {
         }
         self.webhook_waiting.set(i64::try_from(tally.waiting).unwrap_or(i64::MAX));
         self.webhook_outbox.set(i64::try_from(tally.outbox).unwrap_or(i64::MAX));
+        self.webhook_set_aside.set(i64::try_from(tally.set_aside).unwrap_or(i64::MAX));
     }
 
     pub(super) fn record(&self, report: &Report, wall: Timestamp, mono: Monotonic) {

@@ -212,7 +212,7 @@ fn the_number_of_series_is_known() {
 /// Series that do not depend on the sources.
 const OF_PROCESS: usize = 133;
 /// Series of each source.
-const OF_SOURCE: usize = 144;
+const OF_SOURCE: usize = 146;
 
 /// The same samples in both formats; numbers are written differently, and nothing else.
 #[test]

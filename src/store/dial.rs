@@ -12,8 +12,7 @@ use redis::aio::MultiplexedConnection;
 use redis::io::tcp::socket2::{SockRef, TcpKeepalive};
 use redis::{AsyncConnectionConfig, ErrorKind, ProtocolVersion, RedisConnectionInfo, RedisError};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream, lookup_host};
-use tokio::task::JoinSet;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -21,6 +20,7 @@ use super::connect::{Endpoint, Password, Protocol, Settings};
 use super::error::{Error, Kind};
 use super::status::Certificate;
 use super::tls::{self, Failed, Prepared};
+use super::{files, tcp};
 use crate::policy::duration::in_words;
 
 /// Keepalive probes begin after this much quiet, and go out this often; a peer that answers none of
@@ -31,9 +31,6 @@ const KEEPALIVE_PROBES: u32 = 3;
 
 /// Unacknowledged data kills the connection after this: a healed network is found again in seconds, not minutes.
 const USER_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// A name with more addresses than this is tried by the first of them.
-const MOST_ADDRESSES: usize = 16;
 
 /// How long the question may take whether a server speaks TLS or not; only a failed dial asks it.
 const QUESTION_LIMIT: Duration = Duration::from_millis(500);
@@ -89,11 +86,10 @@ async fn login_of(settings: &Settings) -> Result<RedisConnectionInfo, Error> {
         Password::None => login,
         Password::Text(password) => login.set_password(password),
         Password::File(path) => {
-            let text = tokio::fs::read_to_string(path).await.map_err(|error| {
-                let detail = format!("{}: {error}", path.display());
-                Error::new(Kind::Auth, READING, &settings.endpoint, detail)
-            })?;
-            login.set_password(text.trim_end_matches(['\r', '\n']))
+            let refused = |detail| Error::new(Kind::Auth, READING, &settings.endpoint, detail);
+            let secret = files::secret(path).await.map_err(refused)?;
+            let no_text = |_| refused(format!("{} is not UTF-8", path.display()));
+            login.set_password(String::from_utf8(secret).map_err(no_text)?)
         }
     })
 }
@@ -185,24 +181,8 @@ impl Attempt<'_> {
         self.error(Kind::Tls, "it speaks plain, and the URL says TLS").with_remedy(remedy)
     }
 
-    /// The first address of the host that accepts.
     async fn tcp(&self, host: &str, port: u16) -> Result<TcpStream, Error> {
-        let connecting = async {
-            let mut attempts = JoinSet::new();
-            for address in lookup_host((host, port)).await?.take(MOST_ADDRESSES) {
-                attempts.spawn(TcpStream::connect(address));
-            }
-            let mut first_error = None;
-            // bound: one turn an address
-            while let Some(attempt) = attempts.join_next().await {
-                match attempt.unwrap_or_else(|error| Err(error.into())) {
-                    Ok(stream) => return Ok(stream),
-                    Err(error) => first_error = first_error.or(Some(error)),
-                }
-            }
-            Err(first_error.unwrap_or_else(|| io::Error::other("its name has no address")))
-        };
-        let stream = timeout_at(self.deadline, connecting).await.map_err(|_| self.too_late())?;
+        let stream = tcp::connect(host, port, self.deadline).await.ok_or_else(|| self.too_late())?;
         let furnished = stream.and_then(|stream| furnish(&stream).map(|()| stream));
         furnished.map_err(|error| self.error(Kind::Connect, error.to_string()))
     }

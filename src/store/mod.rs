@@ -46,6 +46,7 @@ mod dial;
 pub mod error;
 pub mod evict;
 pub mod facts;
+pub mod files;
 mod hash;
 pub mod instances;
 mod keys;
@@ -65,6 +66,7 @@ mod set;
 pub mod standing;
 pub mod state;
 pub mod status;
+pub mod tcp;
 pub mod tls;
 mod zset;
 
@@ -230,10 +232,9 @@ impl Store {
         self.lease.as_ref().is_some_and(|lease| lease.led_by().is_some())
     }
 
-    /// Where it keeps what its webhook was not told yet, if it does.
-    pub fn outbox(&self) -> Option<Outbox> {
-        let outbox = || Outbox::new(Arc::clone(&self.link), self.lease.clone(), &self.source);
-        self.source.has_outbox().then(outbox)
+    /// Where it keeps what its webhook was not told yet, or did once.
+    pub fn outbox(&self) -> Outbox {
+        Outbox::new(Arc::clone(&self.link), self.lease.clone(), &self.source)
     }
 
     /// The source.

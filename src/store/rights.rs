@@ -325,16 +325,17 @@ fn of_striking(source: &Source) -> Vec<Right> {
     scripts.into_iter().chain(called).chain(of_our_own()).collect()
 }
 
-/// What keeps our own state, what the scripts do with lease and release, and what hears and answers operators.
+/// What keeps our own state, what the scripts do with lease and release, what hears and answers operators, and what
+/// looks for an outbox that nobody empties any more.
 fn of_our_own() -> impl Iterator<Item = Right> {
     let unlink_and_hdel = [Verb::Unlink, Verb::Hdel].into_iter().flat_map(writes);
-    let commands = [HMGET, HGETALL, HINCRBY, HSET, PEXPIRE, GET, SET].into_iter().chain(unlink_and_hdel.copied());
+    let commands = [HMGET, HGETALL, HINCRBY, HSET, PEXPIRE, GET, SET, XLEN].into_iter().chain(unlink_and_hdel.copied());
     commands.map(|command| Right::on(command, our_own()))
 }
 
 /// What fills the outbox of webhooks, and empties it.
 fn of_outbox() -> impl Iterator<Item = Right> {
-    [TYPE, XADD, XDEL, XLEN, XRANGE].into_iter().map(|command| Right::on(command, our_own()))
+    [TYPE, XADD, XDEL, XRANGE].into_iter().map(|command| Right::on(command, our_own()))
 }
 
 fn our_own() -> Glob {

@@ -18,12 +18,12 @@ use rustls::{
     AlertDescription, CertificateError, ClientConfig, ClientConnection, InconsistentKeys, RootCertStore,
     SignatureScheme,
 };
-use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::error::Kind;
+use super::files;
 use crate::policy::entry::Timestamp;
 use crate::text;
 
@@ -91,6 +91,12 @@ struct Ours {
     asked: AtomicBool,
 }
 
+impl Ours {
+    fn new(key: Option<Arc<CertifiedKey>>) -> Arc<Self> {
+        Arc::new(Self { key, asked: AtomicBool::new(false) })
+    }
+}
+
 impl fmt::Debug for Ours {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Ours").finish_non_exhaustive()
@@ -120,41 +126,47 @@ impl<'s> Prepared<'s> {
                 "say the right name by `server_name` in [redis]",
             )
         })?;
-        let roots = match &settings.ca_file {
-            Some(path) => roots_of(path).await?,
-            None => system_roots().await?,
-        };
+        let roots = roots(settings.ca_file.as_deref()).await?;
         let provider = Arc::new(ring::default_provider());
         let (key, client_expiry) = match &settings.identity {
             Some(files) => read_identity(files, &provider).await.map(|(key, expiry)| (Some(key), expiry))?,
             None => (None, None),
         };
-        let ours = Arc::new(Ours { key, asked: AtomicBool::new(false) });
-        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let mut config = config
-            .map_err(|error| Refusal::new(format!("TLS can't be set up: {error}"), "this is a mistake of ours"))?
-            .with_root_certificates(roots)
-            .with_client_cert_resolver(Arc::clone(&ours) as Arc<dyn ResolvesClientCert>);
-        // Every dial reads the files anew; a resumed session would be one with the old ones.
-        config.resumption = Resumption::disabled();
-        Ok(Self { settings, config: Arc::new(config), name, ours, client_expiry })
+        let ours = Ours::new(key);
+        let config = client_config(roots, provider, Arc::clone(&ours) as Arc<dyn ResolvesClientCert>)
+            .map_err(|error| Refusal::new(format!("TLS can't be set up: {error}"), "this is a mistake of ours"))?;
+        Ok(Self { settings, config, name, ours, client_expiry })
     }
 }
 
-/// What a webhook is reached with: these CAs, or the system's.
+/// What a webhook is reached with: these CAs, or the system's, as they are now.
 ///
 /// # Errors
 /// A sentence that says why they can't be read.
 pub async fn for_webhooks(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
-    let roots = match ca_file {
+    let roots = roots(ca_file).await.map_err(|refusal| format!("{} (see `ca_file` beside `webhook`)", refusal.what))?;
+    let config = client_config(roots, Arc::new(ring::default_provider()), Ours::new(None));
+    config.map_err(|error| format!("TLS can't be set up: {error}"))
+}
+
+/// A client that trusts these CAs, and is who that resolver says.
+fn client_config(
+    roots: RootCertStore,
+    provider: Arc<CryptoProvider>,
+    ours: Arc<dyn ResolvesClientCert>,
+) -> Result<Arc<ClientConfig>, rustls::Error> {
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let mut config = config.with_root_certificates(roots).with_client_cert_resolver(ours);
+    // Files are read anew; a resumed session would be one with the old ones.
+    config.resumption = Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
+async fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, Refusal> {
+    match ca_file {
         Some(path) => roots_of(path).await,
         None => system_roots().await,
-    };
-    let roots = roots.map_err(|refusal| format!("{} (see `ca_file` beside `webhook`)", refusal.what))?;
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
-    let config =
-        config.with_safe_default_protocol_versions().map_err(|error| format!("TLS can't be set up: {error}"))?;
-    Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
+    }
 }
 
 async fn roots_of(path: &Path) -> Result<RootCertStore, Refusal> {
@@ -212,13 +224,7 @@ async fn read_identity(files: &IdentityFiles, provider: &CryptoProvider) -> Resu
 }
 
 async fn read(what: &str, path: &Path) -> Result<Vec<u8>, Refusal> {
-    let contents = async {
-        let mut contents = Vec::new();
-        let file = tokio::fs::File::open(path).await?;
-        file.take(LARGEST_FILE).read_to_end(&mut contents).await?;
-        io::Result::Ok(contents)
-    };
-    contents.await.map_err(|error| unreadable(what, path, &error))
+    files::read(path, LARGEST_FILE).await.map_err(|error| unreadable(what, path, &error))
 }
 
 fn unreadable(what: &str, path: &Path, why: &dyn fmt::Display) -> Refusal {
@@ -380,11 +386,9 @@ fn in_utc(time: UnixTime) -> String {
 
 /// The first message of a TLS client, for asking a server whether it speaks TLS; nothing is verified by it.
 pub(super) fn client_hello() -> Option<Vec<u8>> {
-    let provider = Arc::new(ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().ok()?;
-    let config = config.with_root_certificates(RootCertStore::empty()).with_no_client_auth();
+    let config = client_config(RootCertStore::empty(), Arc::new(ring::default_provider()), Ours::new(None)).ok()?;
     let name = ServerName::try_from("localhost").ok()?;
-    let mut connection = ClientConnection::new(Arc::new(config), name).ok()?;
+    let mut connection = ClientConnection::new(config, name).ok()?;
     let mut hello = Vec::new();
     connection.write_tls(&mut hello).ok()?;
     Some(hello)

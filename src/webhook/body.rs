@@ -9,8 +9,9 @@ use serde_json::Value;
 use super::Event;
 use crate::policy::outcome::Form;
 
-/// A document does not grow beyond this, unless a single event does.
-const MOST_BYTES: usize = 1 << 20;
+/// The texts of a document do not grow beyond this, unless a single one does: half of what nginx takes by default, for JSON
+/// makes more of them.
+pub(super) const MOST_BYTES: usize = 512 << 10;
 
 /// How many events of these sizes go into one document.
 pub(super) fn fitting(sizes: impl Iterator<Item = usize>, most: u32) -> usize {
@@ -73,7 +74,7 @@ mod tests {
     use super::*;
 
     fn event_of(id: &str, form: Form, text: &[u8]) -> Event {
-        Event { id: id.into(), form, text: text.to_vec() }
+        Event { id: id.into(), form, text: text.to_vec(), entry: None }
     }
 
     fn read(events: &[Event]) -> Value {

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
+use super::portion::Portion;
 use super::post::{Failed, Failure, Sender};
 use super::{Event, Hook, Loss, body};
+use crate::policy::duration::in_words;
 use crate::policy::schedule;
-use crate::store::outbox::{Outbox, Waiting};
+use crate::store::outbox::{Bounds, Outbox, Page, Waiting};
 
 /// How often an outbox of ours is looked into although nobody said that it holds anything new.
 const LOOKED_INTO_EVERY: Duration = Duration::from_secs(5);
@@ -21,11 +23,24 @@ const LEASE_ASKED_EVERY: Duration = Duration::from_millis(500);
 /// An outbox that holds more is told of: nobody cuts it, and it fills Redis.
 const LARGE_OUTBOX: u64 = 10_000;
 
+/// How long what was set aside is told again, how often, and how many events each time. Whoever runs the receiver has a
+/// day to mend it, and nothing to do here afterwards.
+const TRIED_AGAIN_FOR: Duration = Duration::from_secs(24 * 3_600);
+const TRIED_AGAIN_EVERY: Duration = Duration::from_secs(300);
+const TRIED_AGAIN_AT_ONCE: u32 = 100;
+
 /// What goes wrong again and again is told so often.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
 
 pub(super) struct Courier {
     hook: Arc<Hook>,
+    portion: Portion,
+    /// Events refused in a row, each for what it says.
+    refused: u32,
+    /// When what was set aside was last told again.
+    tried_again: Option<Instant>,
+    /// The last of them that was; the next time those behind it are.
+    tried: Option<String>,
     refusals: Telling,
     losses: Telling,
     growth: Telling,
@@ -33,7 +48,16 @@ pub(super) struct Courier {
 
 impl Courier {
     pub(super) fn of(hook: Arc<Hook>) -> Self {
-        Self { hook, refusals: Telling::default(), losses: Telling::default(), growth: Telling::default() }
+        Self {
+            portion: Portion::of(hook.settings.batch),
+            hook,
+            refused: 0,
+            tried_again: None,
+            tried: None,
+            refusals: Telling::default(),
+            losses: Telling::default(),
+            growth: Telling::default(),
+        }
     }
 
     /// Delivers until `stop` and what waits was delivered, or until patience is at its end.
@@ -55,7 +79,7 @@ impl Courier {
         let mut sender = Sender::to(&hook.settings);
         match &hook.outbox {
             None => self.empty_queue(&mut sender, stop).await,
-            Some(outbox) => self.empty_outbox(outbox, &mut sender, stop).await,
+            Some(outbox) => self.empty_outbox(&Kept { outbox, stop }, &mut sender).await,
         }
     }
 
@@ -65,29 +89,24 @@ impl Courier {
         let hook = Arc::clone(&self.hook);
         // bound: until told to stop and nothing waits; every turn delivers a batch or waits for one
         loop {
-            let Some(batch) = hook.take_batch() else {
-                tokio::select! {
-                    () = hook.news.notified() => continue,
+            match hook.take_batch() {
+                Some(batch) => _ = self.work_through(&batch, sender, None).await,
+                None => tokio::select! {
+                    () = hook.news.notified() => {}
                     () = stop.cancelled() => return,
-                }
-            };
-            let taken = self.deliver(&batch, sender, None).await;
-            hook.with(|state| {
-                state.taken = 0;
-                if !taken {
-                    state.tally.lost[Loss::Refused.index()] += batch.len() as u64;
-                }
-            });
+                },
+            }
         }
     }
 
     // === outbox ===
 
-    async fn empty_outbox(&mut self, outbox: &Outbox, sender: &mut Sender<'_>, stop: &CancellationToken) {
+    async fn empty_outbox(&mut self, kept: &Kept<'_>, sender: &mut Sender<'_>) {
         let hook = Arc::clone(&self.hook);
         // bound: until told to stop; every turn delivers a batch or waits
-        while !stop.is_cancelled() {
-            let rest = match self.empty_some(outbox, sender, stop).await {
+        while !kept.stop.is_cancelled() {
+            self.try_again(kept, sender).await;
+            let rest = match self.empty_some(kept, sender).await {
                 Some(true) => continue,
                 Some(false) => LOOKED_INTO_EVERY,
                 None => LEASE_ASKED_EVERY,
@@ -95,32 +114,29 @@ impl Courier {
             tokio::select! {
                 () = hook.news.notified(), if rest == LOOKED_INTO_EVERY => {}
                 () = tokio::time::sleep(rest) => {}
-                () = stop.cancelled() => {}
+                () = kept.stop.cancelled() => {}
             }
         }
     }
 
-    /// Whether there was anything; none if we can't say, for it is not ours or not to be read.
-    async fn empty_some(&mut self, outbox: &Outbox, sender: &mut Sender<'_>, stop: &CancellationToken) -> Option<bool> {
-        let hook = Arc::clone(&self.hook);
+    /// Whether there was anything; none if we can't say or go on, for it is not ours or Redis is away.
+    async fn empty_some(&mut self, kept: &Kept<'_>, sender: &mut Sender<'_>) -> Option<bool> {
+        let (hook, outbox) = (Arc::clone(&self.hook), kept.outbox);
         if !outbox.is_ours() {
-            hook.with(|state| state.tally.outbox = 0);
+            hook.with(|state| (state.tally.outbox, state.tally.set_aside) = (0, 0));
             return None;
         }
         // What comes in from here on will be looked for again.
-        hook.with(|state| state.unread = false);
-        let read = outbox.read(hook.settings.batch).await;
-        let (mut waiting, length) = match read {
-            Ok(read) => read,
+        hook.with(|state| (state.unread, state.looking) = (false, true));
+        let bounds = Bounds { events: hook.settings.batch, bytes: body::MOST_BYTES };
+        let Page { waiting, length } = match outbox.read(bounds).await {
+            Ok(page) => page,
             Err(error) => {
-                hook.with(|state| state.unread = true);
-                if self.refusals.is_due() {
-                    warn!(source = &*hook.source, %error, "the outbox can't be read; tried again until it works");
-                }
+                hook.with(|state| (state.unread, state.looking) = (true, false));
+                self.complain("the outbox can't be read; tried again until it works", &error);
                 return None;
             }
         };
-        waiting.truncate(body::fitting(waiting.iter().map(|one| one.text.len()), hook.settings.batch));
         hook.with(|state| {
             state.taken = waiting.len();
             state.tally.outbox = length;
@@ -129,77 +145,191 @@ impl Courier {
             let webhook = hook.settings.url.to_string();
             warn!(source = &*hook.source, webhook, waiting = length, "the outbox grows: nothing in it is ever dropped");
         }
-        let ids: Vec<String> = waiting.iter().map(|one| one.id.clone()).collect();
-        let event = |Waiting { id, form, text }| Event { id: format!("{}:{id}", outbox.name()), form, text };
-        let batch: Vec<Event> = waiting.into_iter().map(event).collect();
-        if !batch.is_empty() && self.deliver(&batch, sender, Some((outbox, stop))).await {
-            self.take_out(outbox, &ids, stop).await;
-        }
+        let batch: Vec<Event> = waiting.into_iter().map(|one| kept.event(one)).collect();
+        let done = self.work_through(&batch, sender, Some(kept)).await;
         hook.with(|state| {
-            state.taken = 0;
+            (state.taken, state.looking) = (0, false);
             state.unread |= !batch.is_empty();
         });
-        Some(!batch.is_empty())
+        done.then_some(!batch.is_empty())
     }
 
-    /// What was delivered may not be delivered again for ever, if Redis is away at just that moment.
-    async fn take_out(&mut self, outbox: &Outbox, ids: &[String], stop: &CancellationToken) {
-        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    /// What was delivered may not be delivered again for ever, if Redis is away at just that moment. It is taken out even
+    /// where the lease has gone to another meanwhile: an entry of a stream has an id of its own, and this one was delivered,
+    /// whoever leads. At worst the other delivers it too, which it might have done anyway.
+    async fn take_out(&mut self, kept: &Kept<'_>, delivered: &[Event]) -> bool {
+        let ids: Vec<&str> = delivered.iter().filter_map(|event| event.entry.as_deref()).collect();
         let mut failures = 0;
         // bound: until it is out, not ours any more, or we are told to stop; every turn sleeps
-        while outbox.is_ours() {
-            match outbox.remove(&ids).await {
-                Ok(()) => {
-                    return self.hook.with(|state| state.tally.outbox -= (ids.len() as u64).min(state.tally.outbox));
-                }
-                Err(error) if self.refusals.is_due() => {
-                    warn!(source = &*self.hook.source, %error, "delivered, but still in the outbox; tried again");
-                }
-                Err(_) => {}
-            }
+        loop {
+            let Err(error) = kept.outbox.remove(&ids).await else { return true };
+            self.complain("delivered, but still in the outbox; tried again", &error);
             failures += 1;
-            let wait = tokio::time::sleep(schedule::backoff(failures, fastrand::f64()));
-            if stop.run_until_cancelled(wait).await.is_none() {
+            if !kept.waits(schedule::backoff(failures, fastrand::f64())).await {
+                return false;
+            }
+        }
+    }
+
+    // === set aside ===
+
+    async fn set_aside(&mut self, kept: &Kept<'_>, event: &Event, what: &str) -> bool {
+        let hook = Arc::clone(&self.hook);
+        let entry = event.entry.as_deref().unwrap_or_default();
+        let [now, dropped] = match kept.outbox.set_aside(entry, &event.id).await {
+            Ok(counts) => counts,
+            Err(error) => {
+                self.complain("the webhook refuses an event, and it can't be set aside; tried again", &error);
+                return false;
+            }
+        };
+        hook.with(|state| {
+            state.tally.set_aside = now;
+            state.tally.newly_set_aside += 1;
+            state.tally.lost[Loss::Refused.index()] += dropped;
+        });
+        if self.losses.is_due() {
+            let (webhook, aside) = (hook.settings.url.to_string(), kept.outbox.shown_aside());
+            warn!(
+                source = &*hook.source,
+                webhook,
+                event = event.id,
+                aside,
+                set_aside = now,
+                "the webhook refuses an event, which is set aside, tried again for {}, and then left there: {what}",
+                in_words(TRIED_AGAIN_FOR)
+            );
+        }
+        true
+    }
+
+    /// Tells what was set aside once more, each event by itself, the oldest first, and at most so many at once.
+    async fn try_again(&mut self, kept: &Kept<'_>, sender: &mut Sender<'_>) {
+        if !kept.outbox.is_ours() || self.tried_again.is_some_and(|last| last.elapsed() < TRIED_AGAIN_EVERY) {
+            return;
+        }
+        self.tried_again = Some(Instant::now());
+        let hook = Arc::clone(&self.hook);
+        let bounds = Bounds { events: TRIED_AGAIN_AT_ONCE, bytes: body::MOST_BYTES };
+        let page = kept.outbox.set_aside_within(TRIED_AGAIN_FOR, self.tried.as_deref(), bounds).await;
+        let page = match page {
+            Ok(page) => page,
+            Err(error) => return self.complain("what was set aside can't be read; tried again", &error),
+        };
+        hook.with(|state| state.tally.set_aside = page.length);
+        if page.waiting.is_empty() {
+            // From the head the next time.
+            self.tried = None;
+            return;
+        }
+        for one in page.waiting {
+            if kept.stop.is_cancelled() || !kept.outbox.is_ours() {
                 return;
             }
+            let entry = one.id.clone();
+            let event = [kept.event(one)];
+            let sent = sender.post(&body::render(&hook.source, &event), &body::delivery(&event)).await;
+            self.note(&sent, 1);
+            match sent {
+                Ok(()) => {
+                    // Those behind it need not wait, for the receiver seems to be mended.
+                    self.tried_again = None;
+                    match kept.outbox.remove_set_aside(&entry).await {
+                        Ok(()) => hook.with(|state| state.tally.set_aside = state.tally.set_aside.saturating_sub(1)),
+                        Err(error) => self.complain("delivered, but still set aside; tried again", &error),
+                    }
+                }
+                Err(failed) if failed.why == Failure::Unacceptable => {}
+                // It has other troubles now.
+                Err(_) => return,
+            }
+            self.tried = Some(entry);
         }
     }
 
     // === delivery ===
 
-    /// Sends the batch until it was taken; false if it never will be. What is in an outbox is not given up: it is sent again
-    /// until it was taken, as long as the outbox is ours and nobody stops us.
-    async fn deliver(
-        &mut self,
-        batch: &[Event],
-        sender: &mut Sender<'_>,
-        kept: Option<(&Outbox, &CancellationToken)>,
-    ) -> bool {
-        let (document, delivery) = (body::render(&self.hook.source, batch), body::delivery(batch));
+    /// Delivers these, in their order and in portions; false if it had to leave some where they are. One that the
+    /// receiver will not have is found by smaller portions, and set aside or lost; the others are not.
+    async fn work_through(&mut self, batch: &[Event], sender: &mut Sender<'_>, kept: Option<&Kept<'_>>) -> bool {
+        let hook = Arc::clone(&self.hook);
+        let mut rest = batch;
+        // bound: every turn takes from the rest, or halves what is sent
+        while !rest.is_empty() {
+            if kept.is_some_and(|kept| kept.stop.is_cancelled() || !kept.outbox.is_ours()) {
+                return false;
+            }
+            let (now, later) = self.portion.of_these(rest);
+            match self.deliver(now, sender, kept).await {
+                Fate::Taken => {
+                    self.portion.taken();
+                    self.refused = 0;
+                    if let Some(kept) = kept
+                        && !self.take_out(kept, now).await
+                    {
+                        return false;
+                    }
+                }
+                Fate::Unacceptable(what) => {
+                    self.portion.refused(now.len());
+                    let [event] = now else { continue };
+                    match kept {
+                        Some(kept) if !self.set_aside(kept, event, &what).await => return false,
+                        Some(_) => {}
+                        None => self.lose(1, &what),
+                    }
+                    // Who refuses one after the other may refuse everything, and shall not be sent all of it at once.
+                    self.refused += 1;
+                    let wait = schedule::backoff(self.refused, fastrand::f64());
+                    match kept {
+                        Some(kept) => _ = kept.waits(wait).await,
+                        None => tokio::time::sleep(wait).await,
+                    }
+                }
+                Fate::Refused(what) => {
+                    self.lose(rest.len(), &what);
+                    hook.with(|state| state.taken = 0);
+                    return true;
+                }
+                Fate::Left => return false,
+            }
+            hook.with(|state| {
+                state.taken -= now.len().min(state.taken);
+                if kept.is_some() {
+                    state.tally.outbox -= (now.len() as u64).min(state.tally.outbox);
+                }
+            });
+            rest = later;
+        }
+        true
+    }
+
+    /// Sends them in one document until it was taken or refused for what it says. What a person may mend is waited for by
+    /// what is in an outbox, as long as that is ours and nobody stops us.
+    async fn deliver(&mut self, events: &[Event], sender: &mut Sender<'_>, kept: Option<&Kept<'_>>) -> Fate {
+        let (document, delivery) = (body::render(&self.hook.source, events), body::delivery(events));
         let mut failures = 0;
         // bound: until it was taken or is given up; every turn sleeps
         loop {
             let sent = sender.post(&document, &delivery).await;
-            self.note(&sent, batch.len());
-            let Err(failed) = sent else { return true };
-            if failed.why == Failure::Refused && kept.is_none() {
-                return false;
+            self.note(&sent, events.len());
+            let Err(failed) = sent else { return Fate::Taken };
+            match failed.why {
+                Failure::Unacceptable => return Fate::Unacceptable(failed.what),
+                Failure::Refused if kept.is_none() => return Fate::Refused(failed.what),
+                _ => {}
             }
             failures += 1;
             let wait = schedule::backoff(failures, fastrand::f64()).max(failed.retry_after.unwrap_or_default());
-            let sleep = tokio::time::sleep(wait);
             match kept {
-                None => sleep.await,
-                Some((outbox, stop)) => {
-                    if stop.run_until_cancelled(sleep).await.is_none() || !outbox.is_ours() {
-                        return false;
-                    }
-                }
+                None => tokio::time::sleep(wait).await,
+                Some(kept) if !kept.waits(wait).await => return Fate::Left,
+                Some(_) => {}
             }
         }
     }
 
-    /// Counts an attempt, and complains.
+    /// Counts an attempt, and complains of what is tried again.
     fn note(&mut self, sent: &Result<(), Failed>, events: usize) {
         let hook = &self.hook;
         hook.with(|state| {
@@ -216,25 +346,85 @@ impl Courier {
                     info!(source, webhook, "delivered again");
                 }
             }
-            Err(failed) if failed.why == Failure::Refused && hook.outbox.is_none() => {
-                if self.losses.is_due() {
-                    warn!(
-                        source,
-                        webhook,
-                        lost = events,
-                        "the webhook refuses what it is told, and that is lost: {}",
-                        failed.what
-                    );
-                }
-            }
             Err(failed) => {
-                if self.refusals.is_due() {
+                let waits = match failed.why {
+                    Failure::Unacceptable => false,
+                    Failure::Refused => hook.outbox.is_some(),
+                    _ => true,
+                };
+                if waits && self.refusals.is_due() {
                     let waiting = hook.tally();
                     let waiting = waiting.waiting.max(waiting.outbox);
                     warn!(source, webhook, waiting, "not delivered, tried again until it is: {}", failed.what);
                 }
             }
         }
+    }
+
+    /// Of a queue: they were refused.
+    fn lose(&mut self, lost: usize, what: &str) {
+        self.hook.with(|state| state.tally.lost[Loss::Refused.index()] += lost as u64);
+        if self.losses.is_due() {
+            let (source, webhook) = (&*self.hook.source, self.hook.settings.url.to_string());
+            warn!(source, webhook, lost, "the webhook refuses what it is told, and that is lost: {what}");
+        }
+    }
+
+    fn complain(&mut self, what: &str, error: &dyn std::fmt::Display) {
+        if self.refusals.is_due() {
+            warn!(source = &*self.hook.source, %error, "{what}");
+        }
+    }
+}
+
+/// What became of a document.
+enum Fate {
+    Taken,
+    /// The receiver will not have what it says.
+    Unacceptable(String),
+    /// The receiver will not have any, as things are.
+    Refused(String),
+    /// It stays in the outbox for whoever comes next.
+    Left,
+}
+
+/// What waits in Redis until it was delivered.
+struct Kept<'k> {
+    outbox: &'k Outbox,
+    stop: &'k CancellationToken,
+}
+
+impl Kept<'_> {
+    /// Waits; whether to go on afterwards.
+    async fn waits(&self, time: Duration) -> bool {
+        self.stop.run_until_cancelled(tokio::time::sleep(time)).await.is_some() && self.outbox.is_ours()
+    }
+
+    fn event(&self, waiting: Waiting) -> Event {
+        let Waiting { id, form, text, event } = waiting;
+        Event { id: event.unwrap_or_else(|| format!("{}:{id}", self.outbox.name())), form, text, entry: Some(id) }
+    }
+}
+
+/// Says so, once and as its leader, where events wait in an outbox that no webhook of the source empties any more.
+pub(super) async fn look_for_leftovers(source: Arc<str>, outbox: Outbox, stop: CancellationToken) {
+    // bound: until it is ours to look, or told to stop; every turn sleeps
+    while !outbox.is_ours() {
+        if stop.run_until_cancelled(tokio::time::sleep(LEASE_ASKED_EVERY)).await.is_none() {
+            return;
+        }
+    }
+    match outbox.lengths().await {
+        Ok([0, 0]) => {}
+        Ok([waiting, set_aside]) => warn!(
+            source = &*source,
+            outbox = outbox.shown(),
+            waiting,
+            set_aside,
+            "events are left in an outbox that no webhook of this source empties any more: nobody is told of them \
+             (docs/language.md shows under `webhook` how to tell or drop them)"
+        ),
+        Err(error) => debug!(source = &*source, %error, "not known whether an outbox of earlier is empty"),
     }
 }
 
@@ -244,7 +434,7 @@ fn close(hook: &Hook) {
     let left = hook.with(|state| {
         let left = (state.queue.len() + state.taken) as u64;
         state.queue.clear();
-        (state.bytes, state.taken, state.unread) = (0, 0, false);
+        (state.bytes, state.taken, state.unread, state.looking) = (0, 0, false, false);
         if hook.outbox.is_some() {
             return state.tally.outbox;
         }

@@ -1,6 +1,6 @@
 //! One `POST`: a connection of its own, a request, the head of the answer.
 
-use std::path::Path;
+use std::borrow::Cow;
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -10,17 +10,17 @@ use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderMap, RETRY_AFTER, USER
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Secret, Settings, body};
 use crate::clock::Clock;
-use crate::store::tls;
+use crate::store::{files, tcp, tls};
 
-/// A secret is no longer than this.
-const LONGEST_SECRET: u64 = 4_096;
+/// The system's CAs are read again after this long, and behind every handshake that failed; a `ca_file`, at every `POST`.
+const SYSTEM_CAS_KEPT: Duration = Duration::from_secs(3_600);
 
 /// A receiver that asks for more patience is asked again all the same.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(300);
@@ -36,16 +36,18 @@ pub enum Failure {
     Timeout,
     /// It answered that it can't now: 5xx, 408, 425 or 429.
     Unavailable,
-    /// It answered that it never will: a redirect, or any other 4xx.
+    /// It answered that it never will, as things are: a redirect, or any other 4xx. A person may mend that.
     Refused,
+    /// It answered that it will never have what it was told: 400, 409, 413 or 422.
+    Unacceptable,
     /// The secret can't be read, and unsigned nothing is sent.
     Secret,
 }
 
 impl Failure {
     /// Each, in the order of [`Self::index`].
-    pub const ALL: [Self; 6] =
-        [Self::Connect, Self::Tls, Self::Timeout, Self::Unavailable, Self::Refused, Self::Secret];
+    pub const ALL: [Self; 7] =
+        [Self::Connect, Self::Tls, Self::Timeout, Self::Unavailable, Self::Refused, Self::Unacceptable, Self::Secret];
 
     /// The name in metrics.
     pub const fn as_str(self) -> &'static str {
@@ -55,6 +57,7 @@ impl Failure {
             Self::Timeout => "timeout",
             Self::Unavailable => "unavailable",
             Self::Refused => "refused",
+            Self::Unacceptable => "unacceptable",
             Self::Secret => "secret",
         }
     }
@@ -80,34 +83,41 @@ impl Failed {
         Self { why, what: what.into(), retry_after: None }
     }
 
+    fn late(what: &str, timeout: Duration) -> Self {
+        Self::new(Failure::Timeout, format!("no {what} within {timeout:?}"))
+    }
+
     fn broken(error: impl std::fmt::Display) -> Self {
         Self::new(Failure::Connect, error.to_string())
     }
 }
 
-/// Whoever sends: to one receiver, and with the CAs that were read for it.
+/// Whoever sends: to one receiver.
 pub(super) struct Sender<'s> {
     settings: &'s Settings,
-    /// Kept, for the system's are hundreds of files; read again behind every handshake that failed.
-    tls: Option<TlsConnector>,
+    /// The system's CAs, which are hundreds of files, and when they were read.
+    system: Option<(TlsConnector, Instant)>,
 }
 
 impl<'s> Sender<'s> {
     pub(super) fn to(settings: &'s Settings) -> Self {
-        Self { settings, tls: None }
+        Self { settings, system: None }
     }
 
     /// Sends a document, and waits for the first line of the answer.
     pub(super) async fn post(&mut self, document: &str, delivery: &str) -> Result<(), Failed> {
         let timeout = self.settings.timeout;
-        let sent = tokio::time::timeout(timeout, self.send(document, delivery)).await;
-        sent.unwrap_or_else(|_| Err(Failed::new(Failure::Timeout, format!("no answer within {timeout:?}"))))
+        let deadline = Instant::now() + timeout;
+        let sent = tokio::time::timeout_at(deadline, self.send(document, delivery, deadline)).await;
+        sent.unwrap_or_else(|_| Err(Failed::late("answer", timeout)))
     }
 
-    async fn send(&mut self, document: &str, delivery: &str) -> Result<(), Failed> {
+    async fn send(&mut self, document: &str, delivery: &str, deadline: Instant) -> Result<(), Failed> {
         let url = &self.settings.url;
         let request = self.request(document, delivery).await?;
-        let stream = TcpStream::connect((url.host.as_str(), url.port)).await.map_err(Failed::broken)?;
+        let stream = tcp::connect(&url.host, url.port, deadline).await;
+        let stream = stream.ok_or_else(|| Failed::late("connection", self.settings.timeout))?;
+        let stream = stream.map_err(Failed::broken)?;
         let _ = stream.set_nodelay(true);
         if !url.secure {
             return exchange(stream, request).await;
@@ -116,18 +126,23 @@ impl<'s> Sender<'s> {
         let name = ServerName::try_from(url.host.clone()).map_err(no_name)?;
         let stream = self.connector().await?.connect(name, stream).await;
         if stream.is_err() {
-            self.tls = None;
+            self.system = None;
         }
         exchange(stream.map_err(|error| Failed::new(Failure::Tls, error.to_string()))?, request).await
     }
 
     async fn connector(&mut self) -> Result<TlsConnector, Failed> {
-        if let Some(known) = &self.tls {
+        if let Some((known, read)) = &self.system
+            && read.elapsed() < SYSTEM_CAS_KEPT
+        {
             return Ok(known.clone());
         }
-        let config = tls::for_webhooks(self.settings.ca_file.as_deref()).await;
-        let connector = TlsConnector::from(config.map_err(|what| Failed::new(Failure::Tls, what))?);
-        Ok(self.tls.insert(connector).clone())
+        let read = Instant::now();
+        let ca_file = self.settings.ca_file.as_deref();
+        let config = tls::for_webhooks(ca_file).await.map_err(|what| Failed::new(Failure::Tls, what))?;
+        let connector = TlsConnector::from(config);
+        self.system = ca_file.is_none().then(|| (connector.clone(), read));
+        Ok(connector)
     }
 
     async fn request(&self, document: &str, delivery: &str) -> Result<Request<Full<Bytes>>, Failed> {
@@ -166,6 +181,7 @@ fn judge(status: StatusCode, headers: &HeaderMap) -> Result<(), Failed> {
     };
     match status.as_u16() {
         200..=299 => Ok(()),
+        400 | 409 | 413 | 422 => failed(Failure::Unacceptable, ""),
         408 | 425 | 429 | 500.. => failed(Failure::Unavailable, ""),
         300..=399 => failed(Failure::Refused, ", and redirects are not followed: write the URL that it leads to"),
         _ => failed(Failure::Refused, ""),
@@ -185,27 +201,12 @@ fn retry_after(text: &str) -> Option<Duration> {
     Some(wait.min(LONGEST_RETRY_AFTER))
 }
 
-async fn read(secret: &Secret) -> Result<Vec<u8>, String> {
-    let path: &Path = match secret {
-        Secret::Text(text) => return Ok(text.as_bytes().to_vec()),
-        Secret::File(path) => path,
-    };
-    let contents = async {
-        let mut contents = Vec::new();
-        tokio::fs::File::open(path).await?.take(LONGEST_SECRET + 1).read_to_end(&mut contents).await?;
-        std::io::Result::Ok(contents)
-    };
-    let shown = path.display();
-    let mut contents = contents.await.map_err(|error| format!("the secret file {shown} can't be read: {error}"))?;
-    while contents.last().is_some_and(|byte| matches!(byte, b'\r' | b'\n')) {
-        contents.pop();
-    }
-    match contents.len() as u64 {
-        0 => Err(format!("the secret file {shown} is empty")),
-        length if length > LONGEST_SECRET => {
-            Err(format!("the secret file {shown} is too long; at most {LONGEST_SECRET} bytes"))
+async fn read(secret: &Secret) -> Result<Cow<'_, [u8]>, String> {
+    match secret {
+        Secret::Text(text) => Ok(text.as_bytes().into()),
+        Secret::File(path) => {
+            files::secret(path).await.map(Cow::from).map_err(|what| format!("the secret file {what}"))
         }
-        _ => Ok(contents),
     }
 }
 
@@ -225,7 +226,10 @@ mod tests {
         for status in [408, 425, 429, 500, 503, 599] {
             assert_eq!(judged(status, None), Err((Failure::Unavailable, None)), "{status}");
         }
-        for status in [301, 308, 400, 401, 404, 410, 413, 422] {
+        for status in [400, 409, 413, 422] {
+            assert_eq!(judged(status, None), Err((Failure::Unacceptable, None)), "{status}");
+        }
+        for status in [301, 308, 401, 403, 404, 405, 410, 415] {
             assert_eq!(judged(status, None), Err((Failure::Refused, None)), "{status}");
         }
         assert_eq!(judged(503, Some("7")), Err((Failure::Unavailable, Some(7))));
@@ -233,21 +237,5 @@ mod tests {
         assert_eq!(judged(503, Some("Sun, 06 Nov 1994 08:49:37 GMT")), Err((Failure::Unavailable, Some(0))));
         assert_eq!(judged(503, Some("Sat, 06 Nov 2094 08:49:37 GMT")), Err((Failure::Unavailable, Some(300))));
         assert_eq!(judged(503, Some("soon")), Err((Failure::Unavailable, None)));
-    }
-
-    #[tokio::test]
-    async fn a_secret_file_is_read_without_its_line_break() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("secret");
-        let read_back = async |text: &[u8]| {
-            std::fs::write(&path, text).unwrap();
-            read(&Secret::File(path.clone())).await
-        };
-        assert_eq!(read_back(b"hush\r\n").await.unwrap(), b"hush");
-        assert_eq!(read_back(b" \xff ").await.unwrap(), b" \xff ");
-        assert!(read_back(b"\n").await.unwrap_err().ends_with("is empty"));
-        assert!(read_back(&[b'x'; 5_000]).await.unwrap_err().contains("too long"));
-        std::fs::remove_file(&path).unwrap();
-        assert!(read(&Secret::File(path.clone())).await.unwrap_err().contains("can't be read"));
     }
 }

@@ -86,7 +86,7 @@ for_each_server! {
                 0 | 1 => &[
                     "it may not EVALSHA, EVAL on box:* clients presence-reaper:* users:*",
                     "it may not TYPE, UNLINK on box:*",
-                    "it may not HMGET, HGETALL, HINCRBY, HSET, PEXPIRE, GET, SET, UNLINK, HDEL on presence-reaper:*",
+                    "it may not HMGET, HGETALL, HINCRBY, HSET, PEXPIRE, GET, SET, XLEN, UNLINK, HDEL on presence-reaper:*",
                 ],
                 _ => &["it may not EVAL on box:*", "it may not TYPE on box:*", "not asked: SREM on users:*", "UNLINK on box:*"],
             };

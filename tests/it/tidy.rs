@@ -141,7 +141,7 @@ const ROOMS: [Room; 25] = [
     },
     Room {
         name: "webhook",
-        uses: &["clock", "policy", "store::outbox", "store::tls"],
+        uses: &["clock", "policy", "store::files", "store::outbox", "store::tcp", "store::tls"],
         never: &["clap", "prometheus", "redis", "std::env", "SystemTime"],
     },
     Room { name: "http", uses: &[], never: &["clap", "prometheus", "redis", "std::env", "SystemTime"] },

@@ -48,8 +48,10 @@ fn rules_of(source: &Source, evicts: bool, generation: Generation) -> String {
 }
 
 /// What every source needs that evicts anything, for what we keep of ourselves.
-const OWN: [&str; 2] =
-    [" (+get +hdel +hgetall +hincrby +hmget +hset +pexpire +set +unlink ~presence-reaper:*)", " ~presence-reaper:*"];
+const OWN: [&str; 2] = [
+    " (+get +hdel +hgetall +hincrby +hmget +hset +pexpire +set +unlink +xlen ~presence-reaper:*)",
+    " ~presence-reaper:*",
+];
 
 /// Rules for evicting without [`OWN`], of which each must be there, once.
 #[track_caller]
@@ -160,7 +162,7 @@ fn who_is_told_is_part_of_it() {
     assert!(rules_of(&zset, true, Generation::V7).contains("(+type +zcard +zrem +zscan +zscore ~online)"));
     let both = telling(hash(), &["off:{id}"], &["log"], None);
     let flat = "+discard +eval +evalsha +get +hdel +hgetall +hincrby +hmget +hscan +hset +info +multi +pexpire +publish +set +time \
-                +type +unlink +xadd ~clients ~log ~presence-reaper:*";
+                +type +unlink +xadd +xlen ~clients ~log ~presence-reaper:*";
     assert_eq!(rules_of(&both, true, Generation::V6), flat, "which knows no channels");
     assert_eq!(rules_of(&both, true, Generation::V6_2), format!("{flat} &off:*"));
     let calls = needed([using(&both, true)]);
@@ -198,7 +200,7 @@ fn each_generation_gets_a_line_that_it_understands() {
     let source = source(Kind::Hash, &["clients"], None, &[], &[]);
     let line = |generation| acl_line("a b", &needed([Use { db: 3, ..using(&source, true) }]), generation);
     let flat = "+discard +eval +evalsha +get +hdel +hgetall +hincrby +hmget +hscan +hset +info +multi +pexpire +select +set +time \
-                +type +unlink ~clients ~presence-reaper:*";
+                +type +unlink +xlen ~clients ~presence-reaper:*";
     assert_eq!(line(Generation::V6), format!("ACL SETUSER \"a b\" on <PASSWORD> resetkeys -@all {flat}"));
     assert_eq!(
         line(Generation::V6_2),
@@ -208,7 +210,7 @@ fn each_generation_gets_a_line_that_it_understands() {
         line(Generation::V7),
         "ACL SETUSER \"a b\" on <PASSWORD> resetkeys resetchannels clearselectors -@all \
          +eval +evalsha +info +select +time ~clients ~presence-reaper:* (+hdel +hmget +hscan +type ~clients) \
-         (+get +hdel +hgetall +hincrby +hmget +hset +pexpire +set +unlink ~presence-reaper:*)"
+         (+get +hdel +hgetall +hincrby +hmget +hset +pexpire +set +unlink +xlen ~presence-reaper:*)"
     );
     assert_eq!(rules_of(&source, false, Generation::V6), "+hmget +hscan +info +time +type ~clients", "nothing to undo");
 }

@@ -335,7 +335,7 @@ for_each_server! {
             (
                 "no password file",
                 vec![url(&server, ""), "--redis-password-file".into(), none],
-                "reading the password: redis at 127.0.0.1:<port>: <dir>/none: No such file or directory (os error 2) (see \
+                "reading the password: redis at 127.0.0.1:<port>: <dir>/none can't be read: No such file or directory (os error 2) (see \
                  `username`, `password` and `password_file` in [redis])",
             ),
         ];
