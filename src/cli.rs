@@ -210,7 +210,8 @@ struct OneShotArgs {
     /// Look once, report, write nothing
     #[arg(long)]
     dry_run: bool,
-    /// Look twice, evict what stood still, report, exit; weaker than the daemon, which watches all the time
+    /// Look twice, evict what stood still, report, exit; weaker than the daemon, which watches all the time: what only an
+    /// absence tells goes in the first run that comes a threshold after another
     #[arg(long)]
     once: bool,
     /// Guards to lift for this one run, with --once: silent, mass or silent,mass
