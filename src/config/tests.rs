@@ -164,10 +164,11 @@ fn what_does_nothing_and_what_may_lead_anywhere_is_warned_of() {
         assert_eq!(found.len(), usize::from(expected.is_some()), "{text}: {found:?}");
         assert!(found.iter().all(|found| found.contains(expected.unwrap_or_default())), "{text}: {found:?}");
     }
-    let of = |lookup: &str, id: &str| warnings(&conns.replace("get seen:{id}", lookup).replace("\"conns\"\nlast", id));
-    assert_eq!(of("get {member}", "\"conns\"\nlast").len(), 1);
-    let spelt = "\"conns\"\nid = \"conn:{id}\"\nlast";
-    assert_eq!(of("get {member}", spelt), Vec::<String>::new(), "what `id` spells out every member begins with");
+    let of =
+        |lookup: &str| warnings(&format!("{}let.u = \"get user:{{id}}\"\n", conns.replace("get seen:{id}", lookup)));
+    assert_eq!((of("get {u}").len(), of("get {member}").len()), (1, 0), "who is a key's name is no wide key");
+    let spelt = "id = \"conn:{id}\"\nwhere = [\"exists {member}\"]\n";
+    assert_eq!(warnings(&format!("{conns}{spelt}")), Vec::<String>::new(), "`id` spells out what members begin with");
 }
 
 #[test]

@@ -101,6 +101,14 @@ impl Template {
         Ok(Self { parts })
     }
 
+    /// The value it begins with, if it begins with one.
+    pub fn first_ref(&self) -> Option<&Ref> {
+        match self.parts.first() {
+            Some(Part::Ref(name)) => Some(name),
+            _ => None,
+        }
+    }
+
     /// A template from its parts, in which literals may follow each other.
     pub(super) fn of(parts: impl IntoIterator<Item = Part>) -> Self {
         let mut merged: Vec<Part> = Vec::new();
