@@ -36,6 +36,8 @@ struct Source<'a> {
     silent_after_ms: u128,
     unless: Vec<&'a str>,
     companions: Vec<&'a str>,
+    /// What becomes of the entry itself instead of going.
+    on_evict: Option<String>,
     notifications: Vec<&'a str>,
 }
 
@@ -107,6 +109,7 @@ fn source(config: &SourceConfig) -> Source<'_> {
         silent_after_ms: timing.late_after().as_millis(),
         unless: source.unless.iter().map(|condition| condition.text.as_str()).collect(),
         companions: source.companions.iter().map(|companion| companion.text.as_str()).collect(),
+        on_evict: source.on_evict.describe(),
         notifications: source.notify.iter().map(|notification| notification.text.as_str()).collect(),
     }
 }

@@ -212,7 +212,8 @@ struct OneShotArgs {
     /// Look once, report, write nothing
     #[arg(long)]
     dry_run: bool,
-    /// Look twice, evict what stood still, report, exit; weaker than the daemon, which watches all the time
+    /// Look twice, evict what stood still, report, exit; weaker than the daemon, which watches all the time: what only an
+    /// absence tells goes in the first run that comes a threshold after another
     #[arg(long)]
     once: bool,
     /// Guards to lift for this one run, with --once: silent, mass or silent,mass
@@ -408,7 +409,7 @@ struct SettingArgs {
     #[arg(long, value_name = "PATTERN", help_heading = "One source without a file")]
     keys: Option<String>,
     /// score, value, "json /pointer", "field NAME", unchanged, idle, or elsewhere "get KEY", "hget KEY FIELD", "zscore KEY
-    /// MEMBER"; the newest, if repeated
+    /// MEMBER", "exists KEY"; the newest, if repeated
     #[arg(long, value_name = "VALUE", help_heading = "One source without a file")]
     last_ping: Vec<String>,
     /// What goes with an entry, as in "SREM users {id}"; repeatable
@@ -429,6 +430,9 @@ struct SettingArgs {
     /// The hub stores last ping + DURATION
     #[arg(long, value_name = "DURATION", help_heading = "One source without a file")]
     deadline: Option<String>,
+    /// skip or stale: what it means that the key is gone which --last-ping looks up elsewhere [default: skip]
+    #[arg(long, value_name = "WHAT", help_heading = "One source without a file")]
+    missing: Option<String>,
     /// Database number
     #[arg(long, value_name = "N", help_heading = "One source without a file")]
     db: Option<String>,
@@ -675,6 +679,7 @@ impl SettingArgs {
             ("--format", "source", "format", self.format),
             ("--time-zone", "source", "time_zone", self.time_zone),
             ("--deadline", "source", "deadline", self.deadline),
+            ("--missing", "source", "missing", self.missing),
         ];
         for (flag, table, key, value) in once {
             if let Some(value) = value {

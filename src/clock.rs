@@ -1,10 +1,12 @@
 //! The process's clocks: a monotonic one for waiting, and the single place that reads the host's wall clock.
 
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::policy::entry::{Monotonic, Timestamp};
+use crate::policy::memory::HostClock;
 
 /// The monotonic clock that one process shares.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +28,15 @@ impl Clock {
     /// The instant to sleep until.
     pub fn instant(&self, at: Monotonic) -> Instant {
         self.start + at.since_start()
+    }
+
+    /// What our host's own clock showed when ours began: the one that nobody sets, and that goes on while the host sleeps.
+    /// None where there is no such clock to read.
+    pub fn host(&self) -> Option<HostClock> {
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        let up = std::fs::read_to_string("/proc/uptime").ok()?;
+        let up = Duration::try_from_secs_f64(up.split_ascii_whitespace().next()?.parse().ok()?).ok()?;
+        Some(HostClock { boot: boot.trim().to_owned(), up: up.saturating_sub(self.now().since_start()) })
     }
 
     /// The host's wall clock: for log lines, metrics and the offset to Redis. Never for an age.

@@ -117,6 +117,7 @@ impl SingleRun {
                 let done = CancellationToken::new();
                 let strikes = async {
                     self.strike_all(reaper, clock, waiting).await;
+                    self.leave_absences(reaper).await;
                     self.tell(reaper).await;
                     done.cancel();
                 };
@@ -130,6 +131,13 @@ impl SingleRun {
         }
         self.finding.led_by = lease.led_by().map(|holder| holder.name);
         lease.release().await;
+    }
+
+    /// Leaves to the next run who is missing still.
+    async fn leave_absences(&mut self, reaper: &mut Reaper) {
+        if self.finding.failure.is_none() {
+            self.take_in(&reaper.leave_absences().await);
+        }
     }
 
     /// Waits until the webhooks were told, but not for ever, and notes what they were not told.
@@ -156,13 +164,8 @@ impl SingleRun {
     /// One look at everything. What the run reports of the source's entries is what this look saw.
     async fn first_survey(&mut self, reaper: &mut Reaper, ask: &Ask) {
         let look = async {
-            match reaper.store().health().await {
-                Ok(health) => {
-                    reaper.resume(&health);
-                    Ok(reaper.survey_for(ask).await)
-                }
-                Err(error) => Err(error),
-            }
+            reaper.resume(&reaper.store().greet().await?);
+            Ok(reaper.survey_for(ask).await)
         };
         match self.stop.clone().run_until_cancelled_owned(look).await {
             None => self.finding.interrupted = true,

@@ -19,6 +19,7 @@ use crate::policy::group::Turn;
 use crate::policy::guard::{self, Lifted, State};
 use crate::policy::ledger::{Counted, Ledger};
 use crate::policy::load::{LoadGuard, Throttle};
+use crate::policy::memory::{Absences, Memory};
 use crate::policy::outcome::{Notified, Outcome, Sink};
 use crate::policy::pace::{Rate, Shared};
 use crate::policy::rule::Refusal;
@@ -179,14 +180,35 @@ impl Reaper {
     }
 
     /// For a single run: lets the server's uptime stand in for what an earlier run would have seen. Where it is
-    /// unknown, this is a first contact like any other. What an earlier run kept of its state counts for more.
-    pub fn resume(&mut self, health: &Health) {
+    /// unknown, this is a first contact like any other. What an earlier run kept of its state counts for more; whom it
+    /// saw missing has to be known before the survey.
+    pub fn resume(&mut self, greeted: &Greeted) {
         let (timing, grace) = (self.settings.timing, self.settings.guard.reconnect_grace);
-        let Health { identity, now, uptime, .. } = health.clone();
-        self.ledger.resume(match uptime {
-            Some(uptime) => Continuity::resumed(timing, grace, identity, now, uptime),
+        let Health { identity, now, uptime, .. } = greeted.health.clone();
+        let continuity = match uptime {
+            Some(uptime) => Continuity::resumed(timing, grace, identity.clone(), now, uptime),
             None => Continuity::new(timing, grace),
-        });
+        };
+        self.ledger.resume(continuity, self.clock.host());
+        let earlier = greeted.kept.as_ref().and_then(|kept| kept.as_ref().ok()?.memory.as_ref());
+        let missed = earlier.and_then(|earlier| self.ledger.missed_before(earlier, &identity, now));
+        // Where nobody says whether keys were dropped, an absence may be nobody's doing.
+        let kept_all = |absences: &Absences| greeted.health.dropped == Some(absences.dropped);
+        if let Some((absences, passed)) = missed.filter(|(absences, _)| kept_all(absences)) {
+            self.store.recall(absences, passed, now.mono);
+        }
+    }
+
+    /// For a single run, when all is struck: leaves to the next who is missing still. Before, it left only those of whom
+    /// nothing can have gone: whoever is evicted and comes back must not be found in what an interrupted run left.
+    pub async fn leave_absences(&mut self) -> Report {
+        let began = self.clock.now();
+        let mut report = self.report(Verb::Pulse);
+        report.now = self.now();
+        if self.store.source().judges_by_absence() {
+            self.keep_absences(None, &mut report).await;
+        }
+        self.conclude(report, began)
     }
 
     /// For a single run: from now on only what is stale already is watched.
@@ -291,7 +313,7 @@ impl Reaper {
         let kept = self.take_in_state(refusals, kept, ended, report);
         self.ledger.recall(kept.and_then(|kept| kept.memory).as_ref(), &identity, began);
         let learned = self.ledger.surveyed(&identity, began, ended, &mut survey);
-        self.tell_breaks(&learned.breaks);
+        self.broke(&learned.breaks);
         self.tell_groups(&learned.turns);
         report.breaks = learned.breaks;
         report.changes = learned.changes;
@@ -332,12 +354,23 @@ impl Reaper {
     /// Keeps what a later process has to know, and finds out whether the server takes writes; the leader does it for
     /// all who follow it.
     async fn keep(&mut self, report: &mut Report) {
+        self.keep_absences(Some(self.settings.timing.threshold), report).await;
+    }
+
+    /// What a later process has to know, with the absences that are `younger_than` this, for a single run.
+    fn memory(&self, younger_than: Option<Duration>) -> Option<Memory> {
+        let (memory, looked) = (self.ledger.remember()?, self.ledger.last_look()?);
+        let absences = memory.run.and_then(|_| self.store.absences(younger_than, looked));
+        Some(Memory { absences, ..memory })
+    }
+
+    async fn keep_absences(&mut self, younger_than: Option<Duration>, report: &mut Report) {
         if self.store.is_led() {
             return;
         }
         // A break that only the write shows has to be kept as well, in a second one.
         for _ in 0..2 {
-            let (Some(memory), Some(now)) = (self.ledger.remember(), report.now) else { return };
+            let (Some(memory), Some(now)) = (self.memory(younger_than), report.now) else { return };
             match self.store.keep(&memory).await {
                 Ok(None) => return,
                 Ok(Some(canary)) => {
@@ -345,7 +378,7 @@ impl Reaper {
                     if breaks.is_empty() {
                         return;
                     }
-                    self.tell_breaks(&breaks);
+                    self.broke(&breaks);
                     report.breaks.extend(breaks);
                 }
                 Err(error) if error.is_refusal() => return self.refuse(error, report),
@@ -378,7 +411,10 @@ impl Reaper {
         }
     }
 
-    fn tell_breaks(&self, breaks: &[Break]) {
+    fn broke(&self, breaks: &[Break]) {
+        if !breaks.is_empty() {
+            self.store.broke(self.clock.now());
+        }
         let source = &*self.store.source().name;
         for one in breaks {
             match one {
@@ -497,7 +533,7 @@ impl Reaper {
 
     fn take_in_look(&mut self, identity: &Identity, now: Now, report: &mut Report) {
         let breaks = self.ledger.reread(identity, now);
-        self.tell_breaks(&breaks);
+        self.broke(&breaks);
         report.breaks.extend(breaks);
     }
 
@@ -663,6 +699,7 @@ impl Reaper {
             Found::Gone => {
                 report.outcomes.add(Outcome::Gone);
                 self.ledger.forget(id);
+                self.store.forget(id);
                 return None;
             }
             Found::WrongType => {
@@ -703,6 +740,9 @@ impl Reaper {
                 let companions = skipped.iter().find(|(known, _)| *known == id).map_or(0, |(_, count)| *count);
                 report.companions_skipped += u64::from(companions);
                 untold += u64::from(!self.tell_eviction(&id, at, report));
+            }
+            if matches!(outcome, Outcome::Evicted | Outcome::Gone | Outcome::Unknown) {
+                self.store.forget(&id);
             }
             self.ledger.struck(&id, outcome, now.mono);
         }

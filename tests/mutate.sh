@@ -125,9 +125,19 @@ E8 nothing is reserved@the_maximum_is_shared@policy/pace.rs@s/\.saturating_sub\(
 lookup an absence needs nobody's life@missing_with_a_typo_in_the_key@policy/survey.rs@s/self.vouched = all != 0.*/self.vouched = true;/
 lookup any of them vouches@missing_is_vouched_for@policy/survey.rs@s/self.gave & all == all/self.gave \& all != 0/
 lookup an absent field is an absent key@missing_is_a_key@store/own.rs@s/ if of_one => self.exists\(key, Looked::Absent/ if of_one => self.exists(key, Looked::Missing/
-lookup an absence is stale at once@missing_is_only_reported@store/mod.rs@s/let longest_gap = self.timing.look_interval\(\) \* 2;/let longest_gap = self.timing.look_interval() * 200;/@policy/timeless.rs@s/now.server.minus\(now.mono.since\(seen.since\)\)/now.server.minus(now.mono.since(seen.since)).minus(Duration::from_secs(9_999))/
-lookup a look too late counts@a_look_too_late@policy/timeless.rs@s/seen.mark != mark \|\| gap/seen.mark != mark/
+lookup an absence is stale at once@missing_goes_in_the_first@policy/timeless.rs@s/now.since\(self.since\) \+ self.before/now.since(self.since) + self.before + Duration::from_secs(9_999)/
+lookup a look too late counts@a_look_too_late@policy/timeless.rs@s/now.mono.since\(seen.looked\) > longest_gap/now.mono.since(seen.looked) > longest_gap * 9_999/
 lookup the end of a silence releases absences@e5_the_end_of_a_silence@policy/rule.rs@s/ \|\| facts.guard.has_been_silent\(\)//
+lookup no run goes on where another left@missing_goes_in_the_first@reaper.rs@s/self.store.recall\(absences, passed, now.mono\);/let _ = (absences, passed);/
+lookup any clock measures between runs@g5_missing_is_not_aged_by_a_clock_that_moves_between@policy/ledger.rs@s/let passed = self.on_our_host\(earlier, now\)\?;/let passed = since(earlier.looked, now);/@policy/ledger.rs@s/back.or_else\(against_host\)/let _ = against_host; back/@policy/ledger.rs@s/if gap <= self.timing.look_interval\(\) \* WARM/if true/
+lookup a clock that moved between runs is no break@missing_counts_between@policy/ledger.rs@s/back.or_else\(against_host\)/let _ = against_host; back/
+lookup another process may have been missing it@missing_counts_between@policy/ledger.rs@s/ \&\& earlier.identity == \*identity$//
+lookup a break between runs ages on@g11_missing_begins_anew@reaper.rs@s/self.store.broke\(self.clock.now\(\)\);//
+lookup an evicted entry leaves its absence@missing_goes_in_the_first@reaper.rs@s/^                self.store.forget\(\&id\);//
+lookup what is due is left to the next run@missing_that_was_due@reaper.rs@s/self.keep_absences\(Some\(self.settings.timing.threshold\), report\)/self.keep_absences(None, report)/
+lookup one that names another key is as missing@missing_begins_anew_where_an_entry@store/own.rs@s/Some\(self.fill\(lookup.place.key\(\)\)\)/Some(self.fill(lookup.place.key()).filter(|_| false))/
+lookup a run leaves all it saw@missing_in_great_number@policy/timeless.rs@s/ages.truncate\(MOST_ABSENCES\);//
+lookup a mass is not seen between runs@who_is_not_among@policy/timeless.rs@s/None if first => seen.lived = whole/None if first => seen.lived = false/
 lookup what stands elsewhere is no evidence@p1_a_ping_that_lands_elsewhere@store/evict.lua@s/in ipairs\(entry.elsewhere\) do/in ipairs({}) do/
 lookup where is not asked@where_keeps@store/own.rs@s/Filled::Known\(holds\) => holds,/Filled::Known(_) => true,/
 idle a use in between is not seen@idle_keys_go@store/evict.lua@s/found >= least/true/

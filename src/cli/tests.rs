@@ -154,10 +154,10 @@ fn every_flag_sets_a_key_that_the_configuration_knows() {
     let line = "--redis-url rediss://h --redis-username u --redis-password-file f --redis-tls-ca-file a \
                 --redis-tls-cert-file b --redis-tls-key-file c --redis-tls-server-name d --db 1 --listen off --log-level warn \
                 --log-format json --hash h --last-ping value --companion SREM~users~{id} --threshold 1m \
-                --heartbeat-interval 5s --format iso-8601 --time-zone Europe/Berlin --deadline 1m";
+                --heartbeat-interval 5s --format iso-8601 --time-zone Europe/Berlin --deadline 1m --missing skip";
     let words = line.split_whitespace().map(|word| word.replace('~', " ").into());
     let cli = Cli::parse(std::iter::once("presence-reaper".into()).chain(words)).unwrap();
-    assert_eq!(cli.flags.settings.len(), 19);
+    assert_eq!(cli.flags.settings.len(), 20);
     let config = config::load(cli.inputs(None, Vec::new())).unwrap();
     assert_eq!((config.redis.db, config.server.listen, config.sources.len()), (1, vec![], 1));
 }

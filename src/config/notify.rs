@@ -2,6 +2,7 @@
 
 use super::reader::{Notes, Table, number, text};
 use super::tree::{Node, Value};
+use super::values::Reads;
 use super::webhook;
 use crate::language::condition::Condition;
 use crate::language::notify::{Names, Notification, Payload, Target, Text};
@@ -26,6 +27,7 @@ pub(super) struct Around<'s> {
     pub(super) names: Names<'s>,
     pub(super) container: Option<&'s Container>,
     pub(super) ignore: &'s [Pattern],
+    pub(super) reads: Reads<'s>,
 }
 
 /// The notifications of a source, and how its webhooks are told, in the order in which these name them.
@@ -78,9 +80,21 @@ fn notification(
     let mut table = Table::new(PATH, label, node.place, entries);
     let target = target(&mut table, around, webhooks, notes);
     let payload = payload(&mut table, target.as_ref().map(|(target, _)| target), &around.names, notes);
-    let when = table.get(notes, "when", |value| Condition::parse(text(value)?, &around.names.scope));
+    let when = table.get(notes, "when", |value| {
+        let condition = Condition::parse(text(value)?, &around.names.scope)?;
+        around.reads.check_condition(&condition)?;
+        Ok(condition)
+    });
     if let Some(when) = &when {
-        super::source::warn_of_wide_keys(when.value.keys(), &when.value.text, &when.place, "when", &table, notes);
+        super::source::warn_of_wide_keys(
+            when.value.keys(),
+            around.names.scope.id,
+            &when.value.text,
+            &when.place,
+            "when",
+            &table,
+            notes,
+        );
     }
     table.finish(notes);
     let (target, text) = target?;
@@ -94,7 +108,7 @@ fn target(
     webhooks: &mut Vec<Settings>,
     notes: &mut Notes,
 ) -> Option<(Target, String)> {
-    let Around { names, container, ignore } = around;
+    let Around { names, container, ignore, .. } = around;
     let maxlen = table.take(notes, "maxlen").map(|entry| entry.node);
     let ways = ["publish", "spublish", "xadd", "webhook"];
     let mut ways =

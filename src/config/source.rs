@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::problem::{Place, Problem};
 use super::reader::{At, Bounds, Notes, Table, boolean, database, duration, number, one_of, text};
 use super::tree::Node;
-use super::values::{self, MAX_CONDITIONS};
+use super::values::{self, MAX_CONDITIONS, Reads};
 use super::{SourceConfig, guard, notify, zone};
 use crate::language::Mistake;
 use crate::language::action::MIN_LITERAL;
@@ -85,26 +85,31 @@ pub(super) fn read(
         each: &[],
         id: id.as_ref(),
     };
-    let lets = values::lets(&let_table, let_written, &scope, notes);
     let last_ping = values::last_ping(&mut table, container.as_ref().map(Container::kind), &scope, notes);
-    let missing = values::missing(&mut table, last_ping.as_deref(), notes);
-    let filters = values::filters(&mut table, &scope, notes);
+    let missing = values::missing(&mut table, last_ping.as_ref(), notes);
+    let last_ping = last_ping.map(|read| read.value);
+    let ignore = table.list(notes, "ignore", false, |text| Pattern::parse(text, "the pattern"));
+    let ignore: Vec<Pattern> = ignore.into_iter().flat_map(|list| list.good).map(|read| read.value).collect();
+    let reads = Reads::beside(last_ping.as_deref(), container.as_ref(), &ignore);
+    let lets = values::lets(&let_table, let_written, &scope, reads, notes);
+    let filters = values::filters(&mut table, &scope, reads, notes);
     let format = format(&mut table, last_ping.as_deref(), notes);
     let time_zone = time_zone(&mut table, last_ping.as_deref(), format, notes);
     let deadline = table.get(notes, "deadline", |value| match duration(value, &DEADLINES)? {
         deadline if !deadline.is_zero() && !is_written(last_ping.as_deref()) => Err(idle_setting()),
         deadline => Ok(deadline),
     });
-    let ignore = table.list(notes, "ignore", false, |text| Pattern::parse(text, "the pattern"));
-    let ignore: Vec<Pattern> = ignore.into_iter().flat_map(|list| list.good).map(|read| read.value).collect();
-    let companions = companions(&mut table, container.as_ref(), id.as_ref(), &scope, &ignore, notes);
-    let max_fanout = table.get(notes, "max_fanout", |value| number(value, 1..=MAX_FANOUT));
+    let companions = companions(&mut table, container.as_ref(), &scope, &ignore, reads, notes);
+    let max_fanout = max_fanout(&mut table, &companions, notes);
     let on_evict = table.get(notes, "on_evict", |value| OnEvict::parse(text(value)?, &scope, last_ping.as_deref()));
     let group = group(&mut table, &scope, notes);
-    let unless = unless(&mut table, &scope, notes);
+    let unless = unless(&mut table, &scope, reads, notes);
     let names = Names { scope, source: name.as_ref().map_or("", |read| read.value.as_str()), group: group.as_ref() };
-    let notify::Read { notify, webhooks } =
-        notify::read(&mut table, &notify::Around { names, container: container.as_ref(), ignore: &ignore }, notes);
+    let notify::Read { notify, webhooks } = notify::read(
+        &mut table,
+        &notify::Around { names, container: container.as_ref(), ignore: &ignore, reads },
+        notes,
+    );
     let timing = timing(&mut table, notes);
     let db = table.get(notes, "db", database).map_or(db, |read| read.value);
     let dry_run = table.get(notes, "dry_run", boolean).is_some_and(|read| read.value);
@@ -128,7 +133,7 @@ pub(super) fn read(
             group,
             unless,
             companions,
-            max_fanout: max_fanout.map_or(DEFAULT_FANOUT, |read| read.value),
+            max_fanout,
             on_evict: on_evict.map_or(OnEvict::Remove, |read| read.value),
             notify,
         };
@@ -270,20 +275,31 @@ fn group(table: &mut Table, scope: &Scope<'_>, notes: &mut Notes) -> Option<Temp
 fn companions(
     table: &mut Table,
     container: Option<&Container>,
-    id: Option<&Pattern>,
     scope: &Scope<'_>,
     ignore: &[Pattern],
+    reads: Reads<'_>,
     notes: &mut Notes,
 ) -> Vec<Companion> {
-    let trusted = table.get(notes, "trusted", boolean).is_some_and(|read| read.value);
+    let id = scope.id;
+    let trusted = table.get(notes, "trusted", boolean).filter(|read| read.value);
+    let mut trusts = false;
     let listed = table.list(notes, "companions", false, |text| {
-        let companion = Companion::parse(text, scope, trusted)?;
+        let companion = Companion::parse(text, scope, trusted.is_some())?;
+        trusts |= trusted.is_some() && Companion::parse(text, scope, false).is_err();
+        companion.condition.iter().try_for_each(|condition| reads.check_condition(condition))?;
+        let list = companion.each.iter().find_map(|each| each.list.key());
+        list.map_or(Ok(()), |key| reads.check(key, text))?;
         // Where names are in doubt, so is what the key can become.
         if let (Some(container), Some(_)) = (container, scope.layout) {
             container.check_companion(&companion.action.spelling_out(id), ignore)?;
         }
         Ok(companion)
     });
+    let spoiled = listed.as_ref().is_some_and(|listed| listed.spoiled);
+    if let Some(trusted) = trusted.filter(|_| !trusts && !spoiled) {
+        let mistake = Mistake::new("no UNLINK or EXPIRE here needs it: it allows nothing now, and much later on");
+        notes.warning(&trusted.place, "trusted", table, mistake.hint("leave it out"));
+    }
     let Some(listed) = listed else { return Vec::new() };
     if listed.good.len() > MAX_COMPANIONS {
         let mistake = Mistake::new(format!("{} companions are too many; at most {MAX_COMPANIONS}", listed.good.len()));
@@ -293,36 +309,57 @@ fn companions(
         let companion = &read.value;
         let keys = companion.each.iter().filter_map(|each| each.list.key());
         let keys = keys.chain(companion.condition.iter().flat_map(Condition::keys));
-        warn_of_wide_keys(keys, &companion.text, &read.place, "companions", table, notes);
+        warn_of_wide_keys(keys, id, &companion.text, &read.place, "companions", table, notes);
     }
     listed.good.into_iter().map(|read| read.value).collect()
 }
 
-fn unless(table: &mut Table, scope: &Scope<'_>, notes: &mut Notes) -> Vec<Condition> {
-    let Some(listed) = table.list(notes, "unless", false, |text| Condition::parse_unless(text, scope)) else {
-        return Vec::new();
+/// How many elements a `for-each` may find.
+fn max_fanout(table: &mut Table, companions: &[Companion], notes: &mut Notes) -> u32 {
+    let Some(read) = table.get(notes, "max_fanout", |value| number(value, 1..=MAX_FANOUT)) else {
+        return DEFAULT_FANOUT;
     };
+    // The default may be spelt out.
+    if read.value != DEFAULT_FANOUT && companions.iter().all(|companion| companion.each.is_none()) {
+        let mistake = Mistake::new("no companion here has a `for-each`, so that this does nothing");
+        notes.warning(&read.place, "max_fanout", table, mistake.hint("leave it out"));
+    }
+    read.value
+}
+
+fn unless(table: &mut Table, scope: &Scope<'_>, reads: Reads<'_>, notes: &mut Notes) -> Vec<Condition> {
+    let listed = table.list(notes, "unless", false, |text| {
+        let condition = Condition::parse_unless(text, scope)?;
+        reads.check_condition(&condition)?;
+        Ok(condition)
+    });
+    let Some(listed) = listed else { return Vec::new() };
     if listed.good.len() > MAX_CONDITIONS {
         let mistake = Mistake::new(format!("{} conditions are too many; at most {MAX_CONDITIONS}", listed.good.len()));
         notes.mistake(&listed.place, "unless", table, mistake);
     }
-    listed
-        .good
-        .iter()
-        .for_each(|read| warn_of_wide_keys(read.value.keys(), &read.value.text, &read.place, "unless", table, notes));
+    listed.good.iter().for_each(|read| {
+        warn_of_wide_keys(read.value.keys(), scope.id, &read.value.text, &read.place, "unless", table, notes)
+    });
     listed.good.into_iter().map(|read| read.value).collect()
 }
 
-/// Warns of keys that a condition or a list, which is written as `text`, may ask for anywhere.
+/// Warns of keys that a value, a condition or a list, which is written as `text`, may ask for anywhere. What the `id`
+/// pattern spells out every member begins with.
 pub(super) fn warn_of_wide_keys<'k>(
     keys: impl IntoIterator<Item = &'k Template>,
+    id: Option<&Pattern>,
     text: &str,
     place: &Place,
     key: &str,
     table: &Table,
     notes: &mut Notes,
 ) {
-    let is_wide = |key: &Template| key.refs().next().is_some() && key.literal_prefix().len() < MIN_LITERAL;
+    let begins = |key: &Template| match id {
+        Some(id) => key.spelling_out(id).literal_prefix().len(),
+        None => key.literal_prefix().len(),
+    };
+    let is_wide = |key: &Template| key.refs().next().is_some() && begins(key) < MIN_LITERAL;
     if keys.into_iter().any(is_wide) {
         let mistake = Mistake::new(format!("`{text}` may lead to any key of the database"));
         let hint = "begin the key with the text that all such keys share: what the eviction script asks for, its user must \

@@ -143,6 +143,35 @@ fn what_protects_an_entry_is_read_and_wide_keys_are_warned_of() {
 }
 
 #[test]
+fn what_does_nothing_and_what_may_lead_anywhere_is_warned_of() {
+    let warnings = |text: &str| {
+        let warnings = accepted(inputs(text)).warnings;
+        warnings.iter().map(|warning| warning.to_string().lines().next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let conns = "[[source]]\nname = \"conns\"\nset = \"conns\"\nlast_ping = \"get seen:{id}\"\n";
+    for (text, expected) in [
+        ("max_fanout = 5", Some("`max_fanout` of [[source]] \"conns\": no companion here has a `for-each`")),
+        ("max_fanout = 5\ncompanions = [\"for-each {e} in smembers all:{id} do SREM users:{e} {id}\"]", None),
+        ("trusted = true", Some("`trusted` of [[source]] \"conns\": no UNLINK or EXPIRE here needs it")),
+        ("trusted = true\ncompanions = [\"UNLINK conn:{id}\"]", Some("no UNLINK or EXPIRE here needs it")),
+        ("trusted = true\nlet.u = \"get user:{id}\"\ncompanions = [\"UNLINK conn:{u}\"]", None),
+        ("trusted = false", None),
+        ("where = [\"exists {id}\"]", Some("`where` of [[source]] \"conns\": `exists {id}` may lead to any key")),
+        ("let.u = \"get {id}\"", Some("`u` of `let` of [[source]] \"conns\": `get {id}` may lead to any key")),
+        ("let.u = \"get users\"", None),
+    ] {
+        let found = warnings(&format!("{conns}{text}\n"));
+        assert_eq!(found.len(), usize::from(expected.is_some()), "{text}: {found:?}");
+        assert!(found.iter().all(|found| found.contains(expected.unwrap_or_default())), "{text}: {found:?}");
+    }
+    let of =
+        |lookup: &str| warnings(&format!("{}let.u = \"get user:{{id}}\"\n", conns.replace("get seen:{id}", lookup)));
+    assert_eq!((of("get {u}").len(), of("get {member}").len()), (1, 0), "who is a key's name is no wide key");
+    let spelt = "id = \"conn:{id}\"\nwhere = [\"exists {member}\"]\n";
+    assert_eq!(warnings(&format!("{conns}{spelt}")), Vec::<String>::new(), "`id` spells out what members begin with");
+}
+
+#[test]
 fn notifications_are_read_inline_and_as_tables() {
     let text = format!(
         "{HUB}notify = [{{ publish = \"off:{{source}}\" }}, {{ xadd = \"left:{{key}}\", payload = \"{{id}}\", maxlen = 10 }}]\n\

@@ -1,11 +1,12 @@
 //! What a `[[source]]` table says of its entries' values: where the last ping stands, what has a name, what belongs.
 
-use super::reader::{Notes, Table, one_of, text};
+use super::reader::{At, Notes, Table, one_of, text};
+use super::source::warn_of_wide_keys;
 use super::tree::Node;
-use crate::language::condition::Condition;
+use crate::language::condition::{Condition, Test};
 use crate::language::pattern::Pattern;
 use crate::language::source::{Container, Kind, Let, Missing};
-use crate::language::template::{Layout, Ref, Scope};
+use crate::language::template::{Layout, Ref, Scope, Template};
 use crate::language::value::{Place, Value};
 use crate::language::{Mistake, words};
 
@@ -173,8 +174,47 @@ pub(super) fn let_names(lets: &mut Table, captures: &[String], notes: &mut Notes
     found
 }
 
+/// What may be read beside `idle`: a read counts as a use, and an entry that is read for it would never be idle.
+#[derive(Clone, Copy)]
+pub(super) struct Reads<'s> {
+    /// The entries, where they are judged so.
+    idle: Option<&'s Container>,
+    ignore: &'s [Pattern],
+}
+
+impl<'s> Reads<'s> {
+    pub(super) fn beside(last_ping: Option<&[Value]>, container: Option<&'s Container>, ignore: &'s [Pattern]) -> Self {
+        let idle = container.filter(|_| last_ping.is_some_and(|values| values.contains(&Value::Idle)));
+        Self { idle, ignore }
+    }
+
+    /// Refuses to read this key for `text`, if it may be an entry's.
+    pub(super) fn check(&self, key: &Template, text: &str) -> Result<(), Mistake> {
+        let spared = self.ignore.iter().any(|pattern| pattern.covers_template(key));
+        if self.idle.is_none_or(|entries| spared || !entries.can_be(key)) {
+            return Ok(());
+        }
+        let what = format!("`{text}` may read an entry of this source, and beside `idle` a read counts as a use");
+        Err(Mistake::new(what).hint("name a key that no entry has; `exists KEY` is no use, and may ask for any"))
+    }
+
+    /// The same for what a condition asks.
+    pub(super) fn check_condition(&self, condition: &Condition) -> Result<(), Mistake> {
+        match condition.test {
+            Test::Exists(_) => Ok(()),
+            _ => condition.keys().iter().try_for_each(|key| self.check(key, &condition.text)),
+        }
+    }
+}
+
 /// The `let`s, each with where its value stands.
-pub(super) fn lets(table: &Table, written: Vec<LetWritten>, scope: &Scope<'_>, notes: &mut Notes) -> Vec<Let> {
+pub(super) fn lets(
+    table: &Table,
+    written: Vec<LetWritten>,
+    scope: &Scope<'_>,
+    reads: Reads<'_>,
+    notes: &mut Notes,
+) -> Vec<Let> {
     let mut lets = Vec::new();
     for LetWritten { name, node } in written {
         let listed = table.texts(notes, &name, &node, true, |text| match Value::parse(text, scope)? {
@@ -183,13 +223,19 @@ pub(super) fn lets(table: &Table, written: Vec<LetWritten>, scope: &Scope<'_>, n
                 Err(Mistake::new("`exists` tells whether a key is there, and gives no value")
                     .hint("write get, hget or zscore; as a condition it may stand in `where` and `unless`"))
             }
-            value => Ok(value),
+            value => {
+                value.key().map_or(Ok(()), |key| reads.check(key, text))?;
+                Ok((text.to_owned(), value))
+            }
         });
+        for At { value: (text, value), place } in &listed.good {
+            warn_of_wide_keys(value.key(), scope.id, text, place, &name, table, notes);
+        }
         if listed.good.is_empty() && !listed.spoiled {
             notes.mistake(&listed.place, &name, table, Mistake::new("the list is empty"));
         }
         let places = listed.place;
-        lets.push((Let { name, values: listed.good.into_iter().map(|read| read.value).collect() }, places));
+        lets.push((Let { name, values: listed.good.into_iter().map(|read| read.value.1).collect() }, places));
     }
     for (at, (one, place)) in lets.iter().enumerate() {
         if reaches(&lets.iter().map(|(one, _)| one).collect::<Vec<_>>(), at, at, &mut vec![false; lets.len()]) {
@@ -224,7 +270,7 @@ pub(super) fn last_ping(
     kind: Option<Kind>,
     scope: &Scope<'_>,
     notes: &mut Notes,
-) -> Option<Vec<Value>> {
+) -> Option<At<Vec<Value>>> {
     let listed = table.list(notes, "last_ping", true, |text| {
         let value = Value::parse(text, scope)?;
         match (&value, scope.layout) {
@@ -238,12 +284,13 @@ pub(super) fn last_ping(
                 Err(Mistake::new("`unchanged` watches one value, and these keys hold a hash each")
                     .hint("write the field that changes with every ping, as in `field seen`"))
             }
-            _ => Ok(value),
+            _ => Ok((text.to_owned(), value)),
         }
     });
     let kind = kind?;
     let Some(listed) = listed else {
-        return kind.usual_last_ping().or_else(|| {
+        let usual = kind.usual_last_ping().map(|value| At { value, place: table.place.clone() });
+        return usual.or_else(|| {
             let mistake =
                 Mistake::new(format!("{} does not say where the last pings of its members stand", table.label));
             let hint = "write last_ping = \"hget conn:{id} seen\", for example: a set holds no times";
@@ -254,7 +301,13 @@ pub(super) fn last_ping(
     if listed.spoiled {
         return None;
     }
-    let values: Vec<Value> = listed.good.into_iter().map(|read| read.value).collect();
+    for At { value: (text, value), place } in &listed.good {
+        // Where members are the names of keys, there is no other way to say so.
+        let own = |key: &&Template| matches!(key.first_ref(), Some(Ref::Key | Ref::Member | Ref::Id));
+        let steered = value.key().filter(|key| !own(key));
+        warn_of_wide_keys(steered, scope.id, text, place, "last_ping", table, notes);
+    }
+    let values: Vec<Value> = listed.good.into_iter().map(|read| read.value.1).collect();
     let timeless = values.iter().any(|value| matches!(value, Value::Idle | Value::Unchanged));
     let mistake = if values.len() > MAX_TIMES {
         Mistake::new(format!("{} times are too many; at most {MAX_TIMES}", values.len()))
@@ -265,20 +318,20 @@ pub(super) fn last_ping(
         Mistake::new("`idle` and `unchanged` are no times that a hub stored, and stand alone")
             .hint("where the hub stores a time, write that alone")
     } else {
-        return Some(values);
+        return Some(At { value: values, place: listed.place });
     };
     notes.mistake(&listed.place, "last_ping", table, mistake);
     None
 }
 
 /// What an absence comes to.
-pub(super) fn missing(table: &mut Table, last_ping: Option<&[Value]>, notes: &mut Notes) -> Missing {
+pub(super) fn missing(table: &mut Table, last_ping: Option<&At<Vec<Value>>>, notes: &mut Notes) -> Missing {
     let words = [("skip", Missing::Skip), ("stale", Missing::Stale)];
     let read = table.get(notes, "missing", |value| one_of(value, &words));
     let looked_up = |value: &Value| matches!(value, Value::Lookup(_));
     let exists = |value: &Value| matches!(value, Value::Lookup(lookup) if matches!(lookup.place, Place::Key(_)));
     let missing = read.as_ref().map_or(Missing::Skip, |read| read.value);
-    let Some(last_ping) = last_ping else { return missing };
+    let Some(At { value: last_ping, place }) = last_ping else { return missing };
     if missing == Missing::Stale && !last_ping.iter().all(looked_up) {
         let place = read.map_or_else(|| table.place.clone(), |read| read.place);
         let mistake =
@@ -286,19 +339,24 @@ pub(super) fn missing(table: &mut Table, last_ping: Option<&[Value]>, notes: &mu
                 .hint("write last_ping = \"exists conn:{id}\", for example, or leave `missing` out");
         notes.mistake(&place, "missing", table, mistake);
     } else if missing == Missing::Skip && last_ping.iter().all(exists) {
-        let place = read.map_or_else(|| table.place.clone(), |read| read.place);
         let mistake = Mistake::new("a key that exists holds no time, so that nothing here would ever be stale")
             .hint("write missing = \"stale\": gone for a whole threshold, the entry goes too");
-        notes.mistake(&place, "last_ping", table, mistake);
+        notes.mistake(place, "last_ping", table, mistake);
     }
     missing
 }
 
 /// Conditions that all hold of an entry of this source.
-pub(super) fn filters(table: &mut Table, scope: &Scope<'_>, notes: &mut Notes) -> Vec<Condition> {
-    let Some(listed) = table.list(notes, "where", false, |text| Condition::parse(text, scope)) else {
-        return Vec::new();
-    };
+pub(super) fn filters(table: &mut Table, scope: &Scope<'_>, reads: Reads<'_>, notes: &mut Notes) -> Vec<Condition> {
+    let listed = table.list(notes, "where", false, |text| {
+        let condition = Condition::parse(text, scope)?;
+        reads.check_condition(&condition)?;
+        Ok(condition)
+    });
+    let Some(listed) = listed else { return Vec::new() };
+    for read in &listed.good {
+        warn_of_wide_keys(read.value.keys(), scope.id, &read.value.text, &read.place, "where", table, notes);
+    }
     if listed.good.len() > MAX_CONDITIONS {
         let mistake = Mistake::new(format!("{} conditions are too many; at most {MAX_CONDITIONS}", listed.good.len()));
         notes.mistake(&listed.place, "where", table, mistake);

@@ -64,6 +64,13 @@ pub enum Layout {
     Keys,
 }
 
+impl Ref {
+    /// Whether it is what a key of this entry's own holds.
+    fn is_content(&self) -> bool {
+        matches!(self, Self::Value | Self::Json(_) | Self::Field(_))
+    }
+}
+
 /// Which names a template may use.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Scope<'s> {
@@ -92,6 +99,14 @@ impl Template {
             Ok(())
         })?;
         Ok(Self { parts })
+    }
+
+    /// The value it begins with, if it begins with one.
+    pub fn first_ref(&self) -> Option<&Ref> {
+        match self.parts.first() {
+            Some(Part::Ref(name)) => Some(name),
+            _ => None,
+        }
     }
 
     /// A template from its parts, in which literals may follow each other.
@@ -213,6 +228,7 @@ impl Scope<'_> {
             _ => return Err(self.unknown(&name)),
         };
         match self.layout {
+            Some(Layout::Keys) if found.is_content() => Err(self.unread(&format!("{{{}}}", shown(braced)))),
             Some(layout) if !layout.has(&found) => Err(self.meaningless(&format!("{{{}}}", shown(braced)), layout)),
             _ => Ok(found),
         }
@@ -223,6 +239,7 @@ impl Scope<'_> {
         match (self.layout, &name) {
             (Some(Layout::Hash), Ref::Field(_)) => Err(Mistake::new("a field of a hash has no fields of its own")
                 .hint("write `value` or `json /pointer`; for one hash per entry write `keys` instead of `hash`")),
+            (Some(Layout::Keys), name) if name.is_content() => Err(self.unread(word)),
             (Some(layout), name) if !layout.has(name) => Err(self.meaningless(word, layout)),
             _ => Ok(name),
         }
@@ -230,6 +247,13 @@ impl Scope<'_> {
 
     fn meaningless(&self, word: &str, layout: Layout) -> Mistake {
         Mistake::new(format!("`{word}` means nothing for {}", layout.entries())).hint(self.known())
+    }
+
+    /// The entry's own value beside `idle`, without which a source names it and its keys hold something.
+    fn unread(&self, word: &str) -> Mistake {
+        let what =
+            format!("`{word}` would be read, and beside `idle` nothing of the entry may: a read counts as a use");
+        Mistake::new(what).hint(self.known())
     }
 
     /// What `{id}` stands for.

@@ -248,7 +248,11 @@ mod tests {
         refused(Layout::Hash, "field a", "a field of a hash has no fields of its own");
         refused(Layout::Hash, "score", "`score` means nothing for the fields of a hash");
         refused(Layout::Set, "score", "`score` means nothing for the members of a set");
-        refused(Layout::Keys, "value", "`value` means nothing for keys of which nothing of their own is read");
+        refused(
+            Layout::Keys,
+            "value",
+            "`value` would be read, and beside `idle` nothing of the entry may: a read counts as a use",
+        );
         refused(Layout::Set, "hget k", "wrong number of words in `hget k`");
         refused(Layout::Set, "hget k f /a", "wrong number of words in `hget k f /a`");
         refused(Layout::Set, "get {user}", "unknown name `{user}`");

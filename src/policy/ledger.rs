@@ -9,7 +9,7 @@ use super::continuity::{Break, CLOCK_TOLERANCE, Continuity, Identity};
 use super::entry::{EntryId, Mark, Monotonic, Now, Timestamp};
 use super::group::Turn;
 use super::guard::{self, Change, Guard, Hold, Lifted, State};
-use super::memory::{self, Memory, SingleRun};
+use super::memory::{self, Absences, HostClock, Memory, SingleRun};
 use super::order::{Orders, Release};
 use super::outcome::Outcome;
 use super::pace::Pace;
@@ -45,6 +45,8 @@ pub struct Ledger {
     /// Who may have left a memory was asked for it.
     recalled: bool,
     run: Run,
+    /// For a single run: our host's clock when ours began.
+    host: Option<HostClock>,
     /// An absence may make an entry stale.
     judges_by_absence: bool,
     /// Its times are ours.
@@ -61,6 +63,10 @@ enum Run {
 
 /// A restart within so many look intervals goes on where the process before it ended.
 const WARM: u32 = 3;
+
+/// Two clocks that nobody sets drift apart by one part in so many at most: NTP slews a clock by half of that, and a bad
+/// quartz is ten times better.
+const DRIFT: u32 = 1_000;
 
 /// What the last complete survey left behind.
 #[derive(Clone, Debug)]
@@ -117,6 +123,7 @@ impl Ledger {
             pulsed: None,
             recalled: false,
             run: Run::Daemon,
+            host: None,
             judges_by_absence: false,
             dated_by_us: false,
         }
@@ -152,10 +159,31 @@ impl Ledger {
         self
     }
 
-    /// For a single run: starts from this continuity instead of from a first contact.
-    pub fn resume(&mut self, continuity: Continuity) {
+    /// For a single run: starts from this continuity instead of from a first contact. `host`: what our host's clock showed
+    /// when ours began.
+    pub fn resume(&mut self, continuity: Continuity, host: Option<HostClock>) {
         self.continuity = continuity;
         self.run = Run::Single(None);
+        self.host = host;
+    }
+
+    /// For a single run, before its first survey: who was missing when an earlier one last looked, and how long ago that
+    /// is. None unless nothing can have happened in between that swallows pings, as far as can be told, and our host's own
+    /// clock has counted that time.
+    pub fn missed_before<'m>(
+        &self,
+        earlier: &'m Memory,
+        identity: &Identity,
+        now: Now,
+    ) -> Option<(&'m Absences, Duration)> {
+        let absences = earlier.absences.as_ref()?;
+        let passed = self.on_our_host(earlier, now)?;
+        let gap = since(earlier.looked, now);
+        let unbroken = !earlier.redefined
+            && earlier.identity == *identity
+            && self.moved_since(earlier, now).is_none()
+            && !self.is_too_long(gap, earlier, now);
+        unbroken.then_some((absences, passed.min(gap)))
     }
 
     // === what outlives the process ===
@@ -200,9 +228,9 @@ impl Ledger {
         if earlier.redefined {
             return false;
         }
-        let (gap, behind) = (since(earlier.looked, now), earlier.looked.millis_since(now.server));
-        let turned_back = behind > 0 && Duration::from_millis(behind.unsigned_abs()) > CLOCK_TOLERANCE;
-        if earlier.identity == *identity && !turned_back && self.is_too_long(gap, earlier, now) {
+        let (gap, moved) = (since(earlier.looked, now), self.moved_since(earlier, now));
+        let same = earlier.identity == *identity && moved.is_none();
+        if same && self.is_too_long(gap, earlier, now) {
             // A daemon has seen nothing of this time. A single run can't tell whether it was only itself that did not look.
             if let Run::Single(_) = self.run {
                 self.continuity.suspect(Break::OutOfSight(gap));
@@ -212,10 +240,31 @@ impl Ledger {
         // Between single runs nobody looks, and so no look can have failed.
         let unseen = if let Run::Single(_) = self.run { Duration::ZERO } else { gap };
         self.continuity.recall_look(earlier.identity.clone(), &earlier.sight, unseen, now);
-        if turned_back {
-            self.continuity.suspect(Break::ClockJump(-behind));
+        if let Some(moved) = moved {
+            self.continuity.suspect(Break::ClockJump(moved));
         }
-        earlier.identity == *identity && !turned_back
+        same
+    }
+
+    /// By how much Redis' clock has moved since an earlier process looked, where that can be told: it went back, or for a
+    /// single run not as far as our host's own clock did.
+    fn moved_since(&self, earlier: &Memory, now: Now) -> Option<i64> {
+        let passed = now.server.millis_since(earlier.looked);
+        let beyond = |moved: i64, tolerance: Duration| {
+            (Duration::from_millis(moved.unsigned_abs()) > tolerance).then_some(moved)
+        };
+        let back = beyond(passed.min(0), CLOCK_TOLERANCE);
+        let against_host = || {
+            let ours = self.on_our_host(earlier, now)?;
+            let moved = passed.saturating_sub(i64::try_from(ours.as_millis()).unwrap_or(i64::MAX));
+            beyond(moved, CLOCK_TOLERANCE + ours / DRIFT)
+        };
+        back.or_else(against_host)
+    }
+
+    /// How long ago an earlier single run looked, by our host's clock; none where that is not the clock it saw.
+    fn on_our_host(&self, earlier: &Memory, now: Now) -> Option<Duration> {
+        self.host.as_ref()?.at(now.mono).since(earlier.host.as_ref()?)
     }
 
     /// Whether so long without a look may hide an outage. Between single runs it is long by design: then a run that
@@ -242,10 +291,20 @@ impl Ledger {
                 Run::Daemon => None,
                 Run::Single(run) => run,
             },
+            host: match self.run {
+                Run::Daemon => None,
+                Run::Single(_) => self.host.as_ref().map(|host| host.at(looked.mono)),
+            },
+            absences: None,
             misdated_until: self.watch.misdated_until(looked.mono).map(|until| looked.server_at(until)),
             sight: self.continuity.remember(looked),
             guards: self.handed_on(self.guard.remember(looked)),
         })
+    }
+
+    /// When the last look that succeeded ended.
+    pub fn last_look(&self) -> Option<Monotonic> {
+        self.continuity.last_look().map(|look| look.mono)
     }
 
     // === what the writes of our own state tell ===
@@ -581,8 +640,7 @@ impl Ledger {
         let older = |seen: Option<Monotonic>, limit| seen.is_none_or(|seen| mono.since(seen) > limit);
         let heartbeat = self.timing.heartbeat_interval;
         let unseen = self.failing && older(surveyed, self.timing.survey_interval() + heartbeat);
-        let last_look = self.continuity.last_look().map(|look| look.mono);
-        let unanswered = self.unanswered && older(last_look, self.timing.look_interval() + heartbeat);
+        let unanswered = self.unanswered && older(self.last_look(), self.timing.look_interval() + heartbeat);
         (unseen || unanswered).then(|| Hold {
             state: State::Blind,
             why: if unseen { "no survey has succeeded lately" } else { "redis has not been heard lately" }.into(),
@@ -700,6 +758,8 @@ mod tests {
             redefined: false,
             looked: surveyed,
             run: None,
+            host: None,
+            absences: None,
             misdated_until: Some(surveyed.plus(minutes(4))),
             sight: Sight { grace, ..Sight::default() },
             guards: Guards { mass_until, ..Guards::default() },
@@ -755,6 +815,56 @@ mod tests {
         let reconnect = after.continuity.reconnecting(at(1_020).mono).unwrap();
         assert_eq!(reconnect.until, at(1_910).mono);
         assert!(reconnect.before > at(1_020).server);
+    }
+
+    /// Between two single runs only our own host's clock tells how much time has passed.
+    #[test]
+    fn missing_counts_between_single_runs_as_long_as_both_clocks_say_and_nothing_broke() {
+        let host = |boot: &str, seconds| HostClock { boot: boot.into(), up: Duration::from_secs(seconds) };
+        let earlier = Memory {
+            identity: Identity::default(),
+            redefined: false,
+            looked: at(1_000).server,
+            run: Some(SingleRun { began: at(900).server, period: None }),
+            host: Some(host("this", 50_000)),
+            absences: Some(Absences::default()),
+            misdated_until: None,
+            sight: Sight::default(),
+            guards: Guards::default(),
+        };
+        // At a time that many seconds later by Redis' clock, and by ours.
+        let passed = |earlier: &Memory, ours: Option<HostClock>, server: u64, host: u64| {
+            let now = Now { server: at(1_000 + server).server, mono: Monotonic::from_start(Duration::from_secs(5)) };
+            let host_began = ours.map(|clock| HostClock { up: clock.up + Duration::from_secs(host - 5), ..clock });
+            let mut ledger = Ledger::new(TIMING, &guard::Settings::default(), Lifted::default());
+            let (server, uptime) = (Identity::default(), Duration::from_secs(86_400));
+            ledger.resume(Continuity::resumed(TIMING, Duration::ZERO, server, now, uptime), host_began);
+            let passed = ledger.missed_before(earlier, &Identity::default(), now).map(|(_, passed)| passed.as_secs());
+            ledger.recall(Some(earlier), &Identity::default(), now);
+            let breaks = ledger.surveyed(&Identity::default(), now, now, &mut Survey::new(TIMING)).breaks;
+            (passed, breaks.iter().map(Break::reason).collect::<Vec<_>>())
+        };
+        let this = || Some(host("this", 50_000));
+        assert_eq!(passed(&earlier, this(), 500, 500), (Some(500), vec![]));
+        assert_eq!(passed(&earlier, this(), 502, 500), (Some(500), vec![]), "the lesser of the two");
+        assert_eq!(passed(&earlier, this(), 500, 502), (Some(500), vec![]));
+        assert_eq!(passed(&earlier, this(), 503, 500), (None, vec!["clock_jump"]));
+        assert_eq!(passed(&earlier, this(), 500, 503), (None, vec!["clock_jump"]));
+        assert_eq!(passed(&earlier, this(), 7_300, 100), (None, vec!["clock_jump"]), "two hours on");
+        assert_eq!(passed(&earlier, this(), 601, 601), (None, vec!["out_of_sight"]), "too long");
+        assert_eq!(passed(&earlier, Some(host("other", 50_000)), 500, 500), (None, vec![]), "another host's clock");
+        assert_eq!(passed(&earlier, None, 500, 500), (None, vec![]), "no clock");
+        let other = |change: fn(&mut Memory)| {
+            let mut earlier = earlier.clone();
+            change(&mut earlier);
+            passed(&earlier, this(), 500, 500).0
+        };
+        assert_eq!(other(|_| ()), Some(500));
+        assert_eq!(other(|memory| memory.host = None), None, "it had no clock");
+        assert_eq!(other(|memory| memory.absences = None), None, "a daemon came between");
+        assert_eq!(other(|memory| memory.redefined = true), None);
+        assert_eq!(other(|memory| memory.identity.run_id = "x".into()), None);
+        assert_eq!(other(|memory| memory.identity.replication_id = "x".into()), None);
     }
 
     /// What is known after one survey at 1,000 s of entries of these groups and ages.

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::continuity::Identity;
-use super::entry::{Bytes, Timestamp};
+use super::entry::{Bytes, Monotonic, Timestamp};
 
 /// What one process knew of one source when it last looked at it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +20,10 @@ pub struct Memory {
     pub looked: Timestamp,
     /// The single run that this was; none of a daemon.
     pub run: Option<SingleRun>,
+    /// Our own host's clock when that look ended; only of a single run, and where the host has one.
+    pub host: Option<HostClock>,
+    /// What a single run saw missing; none of a daemon, and where nobody can tell whether Redis dropped keys.
+    pub absences: Option<Absences>,
     /// Until when entries are kept that a clock which is behind seems to have dated.
     pub misdated_until: Option<Timestamp>,
     /// Graces, outages and refused writes.
@@ -35,6 +39,43 @@ pub struct SingleRun {
     pub began: Timestamp,
     /// How long after the run before it.
     pub period: Option<Duration>,
+}
+
+/// How long our host has been up: a clock that nobody sets, and so the witness for the time between two single runs. What
+/// Redis tells of its own uptime follows its wall clock, and proves nothing about that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostClock {
+    /// Which start of which host; another one's clock can't be compared with it.
+    pub boot: String,
+    /// How long it has been up.
+    pub up: Duration,
+}
+
+impl HostClock {
+    /// What it shows at `mono`, if this is what it showed when our own clock began.
+    #[must_use]
+    pub fn at(&self, mono: Monotonic) -> Self {
+        Self { boot: self.boot.clone(), up: self.up + mono.since_start() }
+    }
+
+    /// How long ago it showed what `earlier` says; none where that was another host, or another start of it.
+    pub fn since(&self, earlier: &Self) -> Option<Duration> {
+        if self.boot == earlier.boot { self.up.checked_sub(earlier.up) } else { None }
+    }
+}
+
+/// How many absences one single run leaves to the next (some 150 kB). The rest begin anew with each.
+pub const MOST_ABSENCES: usize = 5_000;
+
+/// Who was missing when a single run last looked, and since when.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Absences {
+    /// How many keys the server had dropped to make room.
+    pub dropped: u64,
+    /// These are all: whoever else is missing later was not before.
+    pub whole: bool,
+    /// A hash of the entry and of what it lacks, and for how long single runs had seen it lack that.
+    pub ages: Vec<(u64, Duration)>,
 }
 
 /// What followed from the breaks so far.

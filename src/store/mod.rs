@@ -28,7 +28,7 @@ use crate::language::on_evict::OnEvict;
 use crate::language::source::{Container, Missing, Source};
 use crate::policy::continuity::Identity;
 use crate::policy::entry::{EntryId, Mark, Monotonic, Now, Timestamp};
-use crate::policy::memory::Memory;
+use crate::policy::memory::{Absences, Memory};
 use crate::policy::order::Release;
 use crate::policy::ping::{self, Format, Raw, Unit, Unreadable};
 use crate::policy::staleness::{Freshness, Timing};
@@ -450,18 +450,45 @@ impl Store {
                 Seen { mark: Mark::of([Some(&at.millis().to_be_bytes()[..])]), ..seen(Ok((at, Unit::Idle))) }
             }
             Sign::Unchanged => {
-                let since = self.timeless().saw(id, mark, None, now);
+                let since = self.timeless().saw(id, mark, now);
                 seen(since.map(|since| (since.at, Unit::Unchanged)).ok_or(Unreadable::Missing))
             }
             Sign::Missing if self.source.missing == Missing::Skip => seen(Err(Unreadable::Missing)),
             Sign::Missing => {
                 // Each survey looks, and surveys are a heartbeat apart.
                 let longest_gap = self.timing.look_interval() * 2;
-                match self.timeless().saw(id, mark, Some(longest_gap), now) {
+                match self.timeless().missed(id, mark, longest_gap, now) {
                     Some(since) => Seen { absent: Some(since.lived), ..seen(Ok((since.at, Unit::Missing))) },
                     None => seen(Err(Unreadable::Missing)),
                 }
             }
+        }
+    }
+
+    // === absences that outlive a process ===
+
+    /// For a single run, before its first survey: who was missing, as an earlier one left it, `passed` before our clock
+    /// showed `at`.
+    pub fn recall(&self, left: &Absences, passed: Duration, at: Monotonic) {
+        self.timeless().recall(left, passed, at);
+    }
+
+    /// Who is missing now, for the next single run: none where no absence counts, or none can be trusted. `younger_than`
+    /// as in [`Timeless::absences`].
+    pub fn absences(&self, younger_than: Option<Duration>, now: Monotonic) -> Option<Absences> {
+        self.source.judges_by_absence().then(|| self.timeless().absences(younger_than, now))?
+    }
+
+    /// Takes in a break: whoever is missing has only just been seen so.
+    pub fn broke(&self, now: Monotonic) {
+        self.timeless().broke(now);
+    }
+
+    /// Takes in that an entry is gone: whoever comes under its name is another. Where an eviction leaves something behind,
+    /// that must not look young.
+    pub fn forget(&self, id: &EntryId) {
+        if self.source.on_evict == OnEvict::Remove {
+            self.timeless().forget(id);
         }
     }
 

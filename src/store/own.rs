@@ -403,13 +403,23 @@ impl<'e> Facts<'e> {
         }
         let judged = ping::newest(readings);
         if missing == self.source.last_ping.len() {
-            return Told { gave, ..sign(Sign::Missing, b"missing") };
+            return Told { sign: Sign::Missing, mark: self.mark_of_absence(), gave };
         }
         // A sign of life is newer than any time, but what is present and unreadable spoils that too.
         if there && judged.map_or_else(|why| why == Unreadable::Missing, |_| true) {
             return Told { gave, ..sign(Sign::Exists, &self.now.server.millis().to_be_bytes()) };
         }
         Told { sign: Sign::Time(judged), mark: Mark::of(texts.iter().map(Option::as_deref)), gave }
+    }
+
+    /// The keys that are looked up: an entry that names another one has been written since.
+    fn mark_of_absence(&self) -> Mark {
+        let keys = self.source.last_ping.iter().filter_map(|value| match value {
+            Value::Lookup(lookup) => Some(self.fill(lookup.place.key())),
+            _ => None,
+        });
+        let keys: Vec<_> = keys.collect();
+        Mark::of([Some(&b"missing"[..])].into_iter().chain(keys.iter().map(Option::as_deref)))
     }
 
     fn mark_of_own(&self) -> Mark {

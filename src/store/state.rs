@@ -18,7 +18,9 @@ use crate::language::action::OWN_PREFIX;
 use crate::language::source::Source;
 use crate::policy::continuity::Identity;
 use crate::policy::entry::Timestamp;
-use crate::policy::memory::{Group, Guards, Memory, Sight, Silence, SingleRun, Slice, Suspension};
+use crate::policy::memory::{
+    Absences, Group, Guards, HostClock, MOST_ABSENCES, Memory, Sight, Silence, SingleRun, Slice, Suspension,
+};
 use crate::policy::staleness::Timing;
 
 /// Redis forgets what nobody has kept up for so long: longer than between any two single runs.
@@ -34,7 +36,7 @@ const SLOT_TAG: &str = "{0}";
 const DOING: &str = "keeping our own state";
 
 /// The fields of the hash; an empty one is absent. Times are milliseconds of the server's clock.
-const FIELDS: [&str; 30] = [
+const FIELDS: [&str; 33] = [
     "schema",
     "canary",
     "definition",
@@ -43,6 +45,9 @@ const FIELDS: [&str; 30] = [
     "looked",
     "run_began",
     "run_period",
+    "host_boot",
+    "host_up",
+    "absences",
     "misdated_until",
     "refusals",
     "outages",
@@ -199,7 +204,7 @@ fn fnv(bytes: &[u8]) -> u64 {
 
 /// Every field but the canary, which counts by itself.
 fn fields(memory: &Memory, definition: &str) -> Vec<(&'static str, String)> {
-    let Memory { identity, redefined: _, looked, run, misdated_until, sight, guards } = memory;
+    let Memory { identity, redefined: _, looked, run, host, absences, misdated_until, sight, guards } = memory;
     let (silence, suspension) = (guards.silence, guards.suspension);
     let time = |at: Option<Timestamp>| at.map(|at| at.millis().to_string()).unwrap_or_default();
     let count = |count: Option<u64>| count.map(|count| count.to_string()).unwrap_or_default();
@@ -213,6 +218,9 @@ fn fields(memory: &Memory, definition: &str) -> Vec<(&'static str, String)> {
         ("looked", time(Some(*looked))),
         ("run_began", time(run.map(|run| run.began))),
         ("run_period", length(run.and_then(|run| run.period))),
+        ("host_boot", host.as_ref().map(|host| host.boot.clone()).unwrap_or_default()),
+        ("host_up", length(host.as_ref().map(|host| host.up))),
+        ("absences", absences.as_ref().map(absences_text).unwrap_or_default()),
         ("misdated_until", time(*misdated_until)),
         ("refusals", count(sight.refusals)),
         ("outages", outages_text(&sight.outages)),
@@ -281,6 +289,11 @@ fn memory(fields: &HashMap<&str, String>, definition: &str) -> Option<Memory> {
         redefined: text("definition")? != definition,
         looked: time("looked")??,
         run: time("run_began")?.map(|began| SingleRun { began, period }),
+        host: text("host_boot").zip(length("host_up")?).map(|(boot, up)| HostClock { boot, up }),
+        absences: match text("absences") {
+            Some(text) => Some(self::absences(&text)?),
+            None => None,
+        },
         misdated_until: time("misdated_until")?,
         sight: Sight {
             outages: outages(text("outages").as_deref().unwrap_or_default())?,
@@ -313,6 +326,33 @@ fn outages(text: &str) -> Option<Vec<(Duration, Timestamp)>> {
         Some((Duration::from_millis(gap.parse().ok()?), Timestamp::from_millis(until.parse().ok()?)))
     };
     text.split_ascii_whitespace().map(read).collect()
+}
+
+/// `17 whole 00d1f5a26b3c4e97:300000`, with blanks in between: how many keys the server had dropped, whether these are all,
+/// and for each a hash and for how long it was missing.
+fn absences_text(Absences { dropped, whole, ages }: &Absences) -> String {
+    let word = |(hash, age): &(u64, Duration)| format!("{hash:016x}:{}", age.as_millis());
+    let head = [dropped.to_string(), if *whole { WHOLE } else { PARTIAL }.to_owned()];
+    head.into_iter().chain(ages.iter().map(word)).collect::<Vec<_>>().join(" ")
+}
+
+const WHOLE: &str = "whole";
+const PARTIAL: &str = "partial";
+
+fn absences(text: &str) -> Option<Absences> {
+    let mut words = text.split_ascii_whitespace();
+    let dropped = words.next()?.parse().ok()?;
+    let whole = match words.next()? {
+        WHOLE => true,
+        PARTIAL => false,
+        _ => return None,
+    };
+    let read = |word: &str| {
+        let (hash, age) = word.split_once(':')?;
+        Some((u64::from_str_radix(hash, 16).ok()?, Duration::from_millis(age.parse().ok()?)))
+    };
+    let ages = words.take(MOST_ABSENCES).map(read).collect::<Option<_>>()?;
+    Some(Absences { dropped, whole, ages })
 }
 
 /// `aHViLTE=@1800000000000@silent@1800000300000`, with blanks in between: the label in base64, its newest ping, whether it
@@ -396,9 +436,22 @@ mod tests {
     }
 
     prop_compose! {
+        fn from_single_runs()(
+            host in prop::option::of(("[0-9a-f-]{1,36}", lengths())),
+            absences in prop::option::of((
+                0..1_u64 << 62, any::<bool>(), prop::collection::vec((any::<u64>(), lengths()), 0..4),
+            )),
+        ) -> (Option<HostClock>, Option<Absences>) {
+            let absences = absences.map(|(dropped, whole, ages)| Absences { dropped, whole, ages });
+            (host.map(|(boot, up)| HostClock { boot, up }), absences)
+        }
+    }
+
+    prop_compose! {
         fn memories()(
             (run_id, looked) in ("[0-9a-f]{1,40}", times()),
             run in prop::option::of((times(), prop::option::of(0..1_u64 << 40))),
+            (host, absences) in from_single_runs(),
             grace in prop::option::of(("[a-z' ]{1,40}", times())),
             reconnect in prop::option::of((times(), times())),
             misdated_until in prop::option::of(times()),
@@ -415,6 +468,8 @@ mod tests {
                 redefined: false,
                 looked,
                 run: run.map(|(began, period)| SingleRun { began, period: period.map(Duration::from_millis) }),
+                host,
+                absences,
                 misdated_until,
                 sight: Sight { grace, reconnect, outages, refusals },
                 guards: Guards { silence, recent, mass_until, ..after_mass },
@@ -436,7 +491,7 @@ mod tests {
             let mut fields = texts(&memory, "d");
             fields.insert(FIELDS[field], text);
             read(&fields, "d");
-            for name in ["looked", "mass_until", "silent_since", "refusals", "outages", "misdated_until", "groups", "slice_went"] {
+            for name in ["looked", "mass_until", "silent_since", "refusals", "outages", "misdated_until", "groups", "slice_went", "host_up", "absences"] {
                 fields.insert(name, "no number".into());
                 prop_assert_eq!(read(&fields, "d").memory, None);
                 fields.remove(name);
@@ -451,6 +506,8 @@ mod tests {
             redefined: false,
             looked: Timestamp::from_millis(1),
             run: None,
+            host: None,
+            absences: None,
             misdated_until: None,
             sight: Default::default(),
             guards: Default::default(),

@@ -15,6 +15,8 @@ use crate::edge::{Edge, ask, expected, outcomes, run, server_now};
 use crate::harness::{Binary, Daemon, Server, eventually};
 use crate::world::{FAST, Rhythm, SOON, evictions, settle};
 
+mod runs;
+
 fn member(key: &str, member: &str) -> EntryId {
     EntryId::member(key.as_bytes().into(), member.as_bytes())
 }
@@ -282,16 +284,6 @@ for_each_server! {
         assert_eq!(evictions(&daemon).await, 0);
         run(&mut client, &["SET beat:a x"]).await;
         eventually(SOON, async || evictions(&daemon).await == 1).await;
-    }
-
-    /// A single run has not watched for a threshold: it reports, and leaves.
-    async fn missing_is_only_reported_by_a_single_run(server: Server) {
-        let mut client = server.client().await;
-        workers(&mut client).await;
-        let (_file, once) = configured(&server, FAST, WORKERS, &["--once", "-o", "json"]);
-        let told = once.run().await;
-        assert_eq!(ask::<u64>(&mut client, "SCARD workers").await, 3, "{}", told.stdout);
-        assert!(told.stdout.contains("\"missing\":1") || told.stdout.contains("\"missing\": 1"), "{}", told.stdout);
     }
 }
 

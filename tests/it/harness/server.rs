@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Once;
+use std::sync::{Once, OnceLock};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -123,6 +123,7 @@ pub(crate) struct Builder {
     args: Vec<String>,
     password: Option<String>,
     tls: Option<Tls>,
+    movable_clock: bool,
 }
 
 /// What a server speaks TLS with, beside its plain port. Debian's Redis can; the Valkey of the wheel can't.
@@ -157,11 +158,25 @@ impl Builder {
         self
     }
 
+    /// A wall clock that `move_clock` moves.
+    pub(crate) fn movable_clock(mut self) -> Self {
+        self.movable_clock = true;
+        self
+    }
+
     /// Starts it and waits until it answers.
     pub(crate) async fn start(self) -> Server {
         let program = self.kind.program().unwrap_or_else(|| panic!("{VALKEY} is not set"));
         let dir = TempDir::new().expect("a private directory");
-        let launch = Launch { program, args: self.args, password: self.password, tls: self.tls, dir };
+        let launch = Launch {
+            program,
+            args: self.args,
+            password: self.password,
+            tls: self.tls,
+            movable_clock: self.movable_clock,
+            dir,
+        };
+        launch.set_clock(0);
         for _ in 0..PORT_TRIES {
             let port = free_port();
             match launch.start(port).await {
@@ -182,6 +197,7 @@ struct Launch {
     args: Vec<String>,
     password: Option<String>,
     tls: Option<Tls>,
+    movable_clock: bool,
     dir: TempDir,
 }
 
@@ -224,6 +240,9 @@ impl Launch {
             command.arg("--tls-ca-cert-file").arg(&tls.ca_file);
             command.args(["--tls-auth-clients", if tls.client_certificates { "yes" } else { "no" }]);
         }
+        if self.movable_clock {
+            command.env("LD_PRELOAD", clock_library()).env("MOVED_CLOCK", self.clock());
+        }
         command.args(&self.args).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()
     }
 
@@ -258,6 +277,16 @@ impl Launch {
         self.dir.path().join("redis.sock")
     }
 
+    fn clock(&self) -> PathBuf {
+        self.dir.path().join("clock")
+    }
+
+    /// Written in place: the server has it mapped.
+    fn set_clock(&self, seconds: i64) {
+        let mut file = File::options().write(true).create(true).truncate(false).open(self.clock()).expect("its clock");
+        file.write_all(&seconds.to_ne_bytes()).expect("a clock that moves");
+    }
+
     fn log(&self) -> PathBuf {
         self.dir.path().join("server.log")
     }
@@ -265,6 +294,21 @@ impl Launch {
     fn read_log(&self) -> String {
         fs::read_to_string(self.log()).unwrap_or_default()
     }
+}
+
+/// What moves a wall clock, compiled once. Whatever compiles Rust has a C compiler to link with.
+fn clock_library() -> &'static Path {
+    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+    LIBRARY.get_or_init(|| {
+        let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join("moved-clock.so");
+        let fresh = library.with_extension(std::process::id().to_string());
+        let mut compiler = Command::new("cc");
+        compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&fresh);
+        compiler.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/harness/clock.c"));
+        assert!(compiler.status().expect("cc").success(), "it compiles");
+        fs::rename(&fresh, &library).expect("its place");
+        library
+    })
 }
 
 /// Whether *this* process answers there, and not one that took its port, and has its data in memory.
@@ -308,7 +352,7 @@ impl Server {
 
     /// A server of this kind, to be furnished first.
     pub(crate) fn builder(kind: Kind) -> Builder {
-        Builder { kind, args: Vec::new(), password: None, tls: None }
+        Builder { kind, args: Vec::new(), password: None, tls: None, movable_clock: false }
     }
 
     /// Its port on 127.0.0.1.
@@ -378,6 +422,13 @@ impl Server {
             }
         }
         panic!("port {} was taken meanwhile", self.port)
+    }
+
+    /// Sets its wall clock so far ahead of the host's; only with `Builder::movable_clock`. Uptime follows, as it does
+    /// when somebody sets the time.
+    pub(crate) fn move_clock(&self, ahead: Duration) {
+        assert!(self.launch.movable_clock, "it was started with one");
+        self.launch.set_clock(i64::try_from(ahead.as_secs()).expect("a moderate time"));
     }
 
     /// Calls by command since the start or the last reset, those inside scripts included.
