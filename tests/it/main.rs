@@ -33,6 +33,7 @@ mod script;
 mod simulation;
 mod survey;
 mod tidy;
+mod units;
 mod unless;
 mod webhook;
 mod world;
