@@ -1,6 +1,6 @@
 //! One checked configuration → the reapers of a process, on one connection a database and under one pace.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::clock::Clock;
 use crate::config::{Config, SourceConfig};
@@ -35,27 +35,74 @@ impl Run {
     }
 }
 
-/// The reapers that a configuration asks for, and their connections: those on one database share one.
-pub fn reapers(config: &Config, run: &Run, clock: Clock) -> (Links, Vec<Reaper>) {
-    let mut links = Links::new(config.redis.endpoint.clone());
-    let shared = Arc::new(Mutex::new(Shared::new(process_rate(config), run.max)));
-    let reapers = config.sources.iter().map(|source| {
-        let settings = Settings {
-            timing: source.timing,
-            guard: source.guard.clone(),
-            mode: if source.dry_run { Mode::DryRun } else { run.mode },
-            lifted: run.lifted,
-            orders: Arc::clone(&run.orders),
+/// What a process works with: reapers, and the connections they share where they are in one database.
+#[derive(Debug)]
+pub struct Assembly {
+    /// The connections.
+    pub links: Links,
+    /// One for each source, in the order of the configuration.
+    pub reapers: Vec<Reaper>,
+}
+
+impl Assembly {
+    /// What a configuration asks for.
+    pub fn of(config: &Config, run: &Run, clock: Clock) -> Self {
+        let before = Self { links: Links::new(config.redis.endpoint.clone()), reapers: Vec::new() };
+        before.renewed(config, run, clock)
+    }
+
+    /// What another configuration asks for. Each source goes on where the one of its name was, as far as it may.
+    #[must_use]
+    pub fn renewed(self, config: &Config, run: &Run, clock: Clock) -> Self {
+        let mut links = Links::new(config.redis.endpoint.clone()).after(&self.links);
+        let rate = process_rate(config);
+        let shared = self.reapers.first().map(|reaper| Arc::clone(reaper.shared()));
+        let shared = shared.unwrap_or_else(|| Arc::new(Mutex::new(Shared::new(rate, run.max))));
+        shared.lock().unwrap_or_else(PoisonError::into_inner).limit(rate);
+        let mut before = self.reapers;
+        let mut reaper = |source: &SourceConfig| {
+            let same = before.iter().position(|reaper| reaper.store().source().name == source.source.name);
+            let before = same.map(|place| before.swap_remove(place));
+            reaper(config, source, run, &mut links, &shared, clock, before)
         };
-        let store = store(config, source, run.redaction.clone(), &mut links, clock);
-        let store =
-            if settings.mode == Mode::Evict { store.keeping_state().under_lease(config.lease, clock) } else { store };
-        let evicts = settings.mode == Mode::Evict;
-        let webhooks = if evicts { webhooks(source, &store) } else { Hooks::default() };
-        Reaper::new(store, clock, settings, Arc::clone(&shared)).telling(webhooks)
-    });
-    let reapers = reapers.collect();
-    (links, reapers)
+        let reapers = config.sources.iter().map(&mut reaper).collect();
+        Self { links, reapers }
+    }
+}
+
+fn reaper(
+    config: &Config,
+    source: &SourceConfig,
+    run: &Run,
+    links: &mut Links,
+    shared: &Arc<Mutex<Shared>>,
+    clock: Clock,
+    before: Option<Reaper>,
+) -> Reaper {
+    let settings = Settings {
+        timing: source.timing,
+        guard: source.guard.clone(),
+        mode: if source.dry_run { Mode::DryRun } else { run.mode },
+        lifted: run.lifted,
+        orders: Arc::clone(&run.orders),
+    };
+    let evicts = settings.mode == Mode::Evict;
+    let mut store = store(config, source, run.redaction.clone(), links, clock);
+    if evicts {
+        store = store.keeping_state().under_lease(config.lease, clock);
+    }
+    if let Some(before) = &before {
+        store = store.after(before.store());
+    }
+    let mut webhooks = if evicts { webhooks(source, &store) } else { Hooks::default() };
+    if let Some(before) = &before {
+        webhooks = webhooks.after(before.webhooks());
+    }
+    let reaper = Reaper::new(store, clock, settings, Arc::clone(shared)).telling(webhooks);
+    match before {
+        Some(before) => reaper.after(before),
+        None => reaper,
+    }
 }
 
 fn webhooks(source: &SourceConfig, store: &Store) -> Hooks {

@@ -460,7 +460,7 @@ impl Cli {
 
     /// What the configuration is made of.
     pub fn inputs(&self, file: Option<config::File>, environment: Vec<(OsString, OsString)>) -> config::Inputs {
-        config::Inputs { file, environment, flags: self.flags.clone() }
+        config::Inputs { file, environment, credential: None, flags: self.flags.clone() }
     }
 
     fn check(args: Args) -> Result<Self, String> {

@@ -53,6 +53,9 @@ const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net
 /// The variable that names the file where no flag does.
 pub const FILE_VARIABLE: &str = "PRESENCE_REAPER_CONFIG";
 
+/// The credential of systemd that is our password.
+pub const CREDENTIAL: &str = "redis-password";
+
 /// The tables whose scalars a variable can set: `PRESENCE_REAPER_REDIS__URL`.
 const ENVIRONMENT_TABLES: [&str; 5] = ["redis", "server", "log", "guard", "lease"];
 
@@ -63,6 +66,8 @@ pub struct Inputs {
     pub file: Option<File>,
     /// All variables of the process; those of others are passed over.
     pub environment: Vec<(OsString, OsString)>,
+    /// The file with the password that systemd keeps for us; it counts where no other password is set.
+    pub credential: Option<PathBuf>,
     /// What the command line sets.
     pub flags: Flags,
 }
@@ -146,6 +151,12 @@ pub fn file_of(environment: &[(OsString, OsString)]) -> Option<PathBuf> {
     named.map(|(_, path)| PathBuf::from(path))
 }
 
+/// Where the password would be that systemd keeps for us: `LoadCredential=redis-password` of the unit.
+pub fn credential_of(environment: &[(OsString, OsString)]) -> Option<PathBuf> {
+    let directory = environment.iter().find(|(name, value)| name == "CREDENTIALS_DIRECTORY" && !value.is_empty());
+    directory.map(|(_, path)| PathBuf::from(path).join(CREDENTIAL))
+}
+
 /// Checks everything and reports every mistake at once. Pure: reads no file and no variable by itself.
 pub fn load(inputs: Inputs) -> Result<Config, Problems> {
     let file = inputs.file.map_or_else(Parsed::nothing, |file| Parsed::file(&file.name, &file.text));
@@ -155,7 +166,7 @@ pub fn load(inputs: Inputs) -> Result<Config, Problems> {
 
     let known = known_keys();
     let mut notes = Notes::default();
-    let mut config = walk(tree, &mut notes);
+    let mut config = walk(tree, inputs.credential, &mut notes);
     notes.judge_unknown(&known);
     // In a broken file a source may stand where it could not be read.
     if file.problems.is_empty() {
@@ -190,15 +201,15 @@ fn known_keys() -> Vec<(&'static str, &'static str)> {
     let source = Node { place: Place::Nowhere, value: Value::Table(Vec::new()) };
     let sources = Node { place: Place::Nowhere, value: Value::List(vec![source]) };
     let mut notes = Notes::default();
-    walk(vec![Entry { key: "source".to_owned(), place: Place::Nowhere, node: sources }], &mut notes);
+    walk(vec![Entry { key: "source".to_owned(), place: Place::Nowhere, node: sources }], None, &mut notes);
     notes.known
 }
 
 /// The tree → the settings. Where there are mistakes, defaults stand in, and whoever looks at the notes refuses them.
-fn walk(tree: Vec<Entry>, notes: &mut Notes) -> Config {
+fn walk(tree: Vec<Entry>, credential: Option<PathBuf>, notes: &mut Notes) -> Config {
     let mut root = Table::new("", String::new(), Place::Nowhere, tree);
     let mut table = |notes: &mut Notes, key, label: &str| root.table(notes, key, key, label.to_owned());
-    let redis = redis::read(table(notes, "redis", "[redis]"), notes);
+    let redis = redis::read(table(notes, "redis", "[redis]"), credential, notes);
     let server = server(table(notes, "server", "[server]"), notes);
     let log = log(table(notes, "log", "[log]"), notes);
     let guard = guard::read(table(notes, "guard", "[guard]"), policy::guard::Settings::default(), notes);

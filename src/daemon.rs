@@ -24,33 +24,38 @@ pub trait Observer: Send + Sync {
     fn reported(&self, report: &Report);
 }
 
-/// Runs every source's loop until `stop`; a batch that was sent by then is finished first.
+/// Runs every source's loop until told to `pause` or to `stop`; a batch that was sent by then is finished first. The
+/// reapers are given back for others to go on where they were; leases are given back only at a stop.
 pub async fn run(
     reapers: Vec<Reaper>,
     clock: Clock,
     health: Arc<Health>,
     observer: Arc<dyn Observer>,
+    pause: CancellationToken,
     stop: CancellationToken,
-) {
-    let mut loops = JoinSet::new();
+) -> Vec<Reaper> {
+    let mut ears = JoinSet::new();
     for mut hearing in hearings(&reapers, describing(&reapers, &health)) {
         // Before anything else: what was ordered while nobody was here.
-        stop.run_until_cancelled(hearing.hear()).await;
-        loops.spawn(hearing.keep(stop.clone()));
+        pause.run_until_cancelled(hearing.hear()).await;
+        ears.spawn(hearing.keep(pause.clone()));
     }
+    let mut loops = JoinSet::new();
     for reaper in reapers {
         let turns = Loop {
             failures: 0,
-            next_survey: clock.now(),
+            next_survey: health.next_survey(&reaper.store().source().name),
             reaper,
             clock,
             health: Arc::clone(&health),
             observer: Arc::clone(&observer),
-            stop: stop.clone(),
+            stop: pause.clone(),
         };
-        loops.spawn(turns.lead());
+        loops.spawn(turns.lead(stop.clone()));
     }
-    loops.join_all().await;
+    let reapers = loops.join_all().await;
+    ears.join_all().await;
+    reapers
 }
 
 /// How the sources stand, for operators who ask.
@@ -77,18 +82,24 @@ struct Loop {
 
 impl Loop {
     /// Turns, and holds the source's lease meanwhile if it can be had.
-    async fn lead(self) {
-        let Some(lease) = self.reaper.store().lease().cloned() else { return self.run().await };
+    async fn lead(mut self, stop: CancellationToken) -> Reaper {
+        let Some(lease) = self.reaper.store().lease().cloned() else {
+            self.run().await;
+            return self.reaper;
+        };
         let stopped = CancellationToken::new();
         let turns = async {
             self.run().await;
             stopped.cancel();
         };
         tokio::join!(turns, lease.keep(&stopped));
-        lease.release().await;
+        if stop.is_cancelled() {
+            lease.release().await;
+        }
+        self.reaper
     }
 
-    async fn run(mut self) {
+    async fn run(&mut self) {
         let stop = self.stop.clone();
         let mut changes = self.reaper.orders().changes();
         // bound: until told to stop; every turn sleeps until something is due, or ordered

@@ -17,7 +17,7 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::assemble::{self, Run};
+use crate::assemble::{Assembly, Run};
 use crate::clock::Clock;
 use crate::config;
 use crate::daemon::Observer;
@@ -269,10 +269,10 @@ impl Reaping {
         );
         let file = Some(config::File { name: "demo".into(), text });
         let config = config::load(config::Inputs { file, ..Default::default() })?;
-        let (links, reapers) = assemble::reapers(&config, &Run::unlimited(Mode::Evict), clock);
-        let service = Service::bind(&config, links, &reapers, clock).await?.telling(watcher);
+        let assembly = Assembly::of(&config, &Run::unlimited(Mode::Evict), clock);
+        let service = Service::bind(&config, assembly, clock).await?.telling(watcher);
         let stop = CancellationToken::new();
-        let service = tokio::spawn(service.run(reapers, stop.clone()));
+        let service = tokio::spawn(service.run(stop.clone()));
         Ok(Self { stop, service })
     }
 

@@ -11,11 +11,12 @@
 //! | [`config`] | file, environment and flags → one checked configuration | `language`, `policy`, the parts' settings |
 //! | [`language`] | the words, patterns, templates and conditions of a source: text → checked values | `policy` |
 //! | [`check`] | what a checked configuration comes to, and the rights it needs | `config`, `policy`, settings of `store` |
-//! | [`assemble`] | a checked configuration → the reapers of a process, and where they are ordered | `config`, `reaper`, `store`, `webhook`, `policy`, `clock`, `text` |
-//! | [`service`] | the daemon with its faces: loops, metrics, endpoints | all of these but `cli` |
+//! | [`assemble`] | a checked configuration → the reapers of a process, or those that go on where others were; and where they are ordered | `config`, `reaper`, `store`, `webhook`, `policy`, `clock`, `text` |
+//! | [`service`] | the daemon with its faces: loops, metrics, endpoints, systemd; and how it takes over another configuration | all of these but `cli` |
+//! | [`supervisor`] | what systemd is told | nothing |
 //! | [`daemon`] | the loop: when to survey, when to strike, when to stop; health, and the latest of each source | `reaper`, `policy`, `store`, `clock` |
 //! | [`inspect`] | a configuration tried on its server: rights, samples | `assemble`, `check`, `config`, `policy`, `store`, `clock`, `text` |
-//! | [`oneshot`] | the audit and `--once`: survey and strike without the loop | `reaper`, `policy`, `clock`, an ask and the processes of `store` |
+//! | [`oneshot`] | the audit and `--once`: survey and strike without the loop | `reaper`, `policy`, `clock`, an ask and the processes of `store`, couriers of `webhook` |
 //! | [`operator`] | orders given from outside, and how things stand | orders and processes of `store`, `policy`, `text` |
 //! | [`reaper`] | one source's survey and strike: the sweep | `policy`, `store`, queues of `webhook`, `clock`, `text` |
 //! | [`policy`] | the rule: plain values in, plain values out | nothing |
@@ -63,5 +64,6 @@ pub mod reaper;
 pub mod report;
 pub mod service;
 pub mod store;
+pub mod supervisor;
 pub mod text;
 pub mod webhook;

@@ -11,8 +11,9 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::{self, Writer};
 use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
-use tracing_subscriber::layer::{Layer, SubscriberExt};
-use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::layer::{Layer, Layered, SubscriberExt};
+use tracing_subscriber::registry::{LookupSpan, Registry};
+use tracing_subscriber::reload;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
 use crate::clock::Clock;
@@ -40,17 +41,44 @@ pub enum Format {
     Journald,
 }
 
+type Lines = Box<dyn Layer<Layered<reload::Layer<Targets, Registry>, Registry>> + Send + Sync>;
+
+/// What is said can be changed while it is said.
+#[derive(Clone)]
+pub struct Handle {
+    level: reload::Handle<Targets, Registry>,
+    lines: reload::Handle<Lines, Layered<reload::Layer<Targets, Registry>, Registry>>,
+    colors: bool,
+}
+
+impl Handle {
+    /// From now on as much is said as `settings` want, and in that form.
+    pub fn follow(&self, settings: &Settings) {
+        // An error: nobody logs any more.
+        let _ = self.level.reload(filter(settings.level));
+        let _ = self.lines.reload(lines(settings.format.resolved(), self.colors, io::stderr));
+    }
+}
+
 /// From now on what is said goes to stderr, with colours where they are wanted and the form has some. Called once, by
 /// `main`.
 ///
 /// # Errors
 /// It was called before.
-pub fn init(settings: &Settings, colors: bool) -> Result<(), TryInitError> {
-    let format = match settings.format {
-        Format::Auto if leads_to_journal() => Format::Journald,
-        format => format,
-    };
-    subscriber(&Settings { format, ..settings.clone() }, colors, io::stderr).try_init()
+pub fn init(settings: &Settings, colors: bool) -> Result<Handle, TryInitError> {
+    let (level, level_handle) = reload::Layer::new(filter(settings.level));
+    let (lines, lines_handle) = reload::Layer::new(lines(settings.format.resolved(), colors, io::stderr));
+    tracing_subscriber::registry().with(level).with(lines).try_init()?;
+    Ok(Handle { level: level_handle, lines: lines_handle, colors })
+}
+
+impl Format {
+    fn resolved(self) -> Self {
+        match self {
+            Self::Auto if leads_to_journal() => Self::Journald,
+            format => format,
+        }
+    }
 }
 
 /// Whether stderr is the stream to the journal that systemd gave us. The variable alone says nothing: it stays in the
@@ -61,21 +89,21 @@ pub fn leads_to_journal() -> bool {
     stderr().is_ok_and(|stderr| named.to_str() == Some(&format!("{}:{}", stderr.dev(), stderr.ino())))
 }
 
-fn subscriber<W>(settings: &Settings, colors: bool, writer: W) -> Box<dyn Subscriber + Send + Sync>
+fn lines<S, W>(format: Format, colors: bool, writer: W) -> Box<dyn Layer<S> + Send + Sync>
 where
+    S: Subscriber + for<'a> LookupSpan<'a>,
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     // A line that can't be written is lost: telling so on the same stderr would panic where that is closed.
     let lines = tracing_subscriber::fmt::layer().with_writer(writer).log_internal_errors(false);
-    let lines = match settings.format {
+    match format {
         Format::Auto | Format::Text => lines.with_timer(Utc).with_target(false).with_ansi(colors).boxed(),
         Format::Json => {
             let lines = lines.with_timer(Utc).with_target(false).with_ansi(false);
             lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
         }
         Format::Journald => lines.with_ansi(false).event_format(ForJournal::new()).boxed(),
-    };
-    Box::new(tracing_subscriber::registry().with(lines.with_filter(filter(settings.level))))
+    }
 }
 
 /// Lines as the journal takes them from stderr: `<N>`, the priority of syslog, before each; neither time nor level,
@@ -160,7 +188,8 @@ mod tests {
     fn said(format: Format, level: Level, colors: bool, say: fn()) -> String {
         let paper = Paper::default();
         let copy = paper.clone();
-        with_default(subscriber(&Settings { format, level }, colors, move || copy.clone()), say);
+        let lines = lines(format, colors, move || copy.clone());
+        with_default(tracing_subscriber::registry().with(filter(level)).with(lines), say);
         let text = paper.0.lock().unwrap();
         String::from_utf8(text.clone()).unwrap()
     }

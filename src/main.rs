@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use presence_reaper::assemble::{self, Run};
+use presence_reaper::assemble::{self, Assembly, Run};
 use presence_reaper::cli::{self, AclServer, AclVersion, Cli, DEFAULT_CONFIG, Output, Release, Report, Task};
 use presence_reaper::clock::Clock;
 use presence_reaper::config::{self, Config};
@@ -18,7 +18,7 @@ use presence_reaper::policy::guard::Lifted;
 use presence_reaper::policy::order::{Brake, Command};
 use presence_reaper::policy::survey::{LISTED, Order, Wanted};
 use presence_reaper::reaper::{Finding, Mode, StandingOrders};
-use presence_reaper::service::Service;
+use presence_reaper::service::{Reloading, Service};
 use presence_reaper::store::audience::{Ask, Audience, Count, Page};
 use presence_reaper::store::instances::host_name;
 use presence_reaper::store::rights::Generation;
@@ -90,7 +90,7 @@ async fn perform(cli: Cli) -> Exit {
         Task::Order(command) => ordered(&config, &command, &manner).await,
         Task::Status { output } => status(&config, output, &manner).await,
         Task::Acl { dry_run, server } => acl(&config, !dry_run, server).await,
-        Task::Run { dry_run, .. } => serve(config, if dry_run { Mode::DryRun } else { Mode::Evict }, manner).await,
+        Task::Run { dry_run, .. } => serve(cli, config, if dry_run { Mode::DryRun } else { Mode::Evict }, manner).await,
         Task::Audit { report, fail_on_stale } => audit(&config, report, fail_on_stale, manner).await,
         Task::Once { release, max, report, fail_on_stale } => {
             once(&config, release, max, report, fail_on_stale, manner).await
@@ -100,21 +100,25 @@ async fn perform(cli: Cli) -> Exit {
 }
 
 fn configure(cli: &Cli) -> Result<Config, Exit> {
+    read_configuration(cli).map_err(|mistakes| {
+        complain(&mistakes.join("\n"));
+        Exit::Config
+    })
+}
+
+/// The configuration as it is written now, or a text for each mistake in it.
+fn read_configuration(cli: &Cli) -> Result<Config, Vec<String>> {
     let environment: Vec<_> = std::env::vars_os().collect();
     let named = cli.config.clone().or_else(|| config::file_of(&environment));
     let path = named.as_deref().unwrap_or(Path::new(DEFAULT_CONFIG));
     let file = match std::fs::read_to_string(path) {
         Ok(text) => Some(config::File { name: path.display().to_string(), text }),
         Err(error) if named.is_none() && error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => {
-            complain(&format!("{}: {error}", path.display()));
-            return Err(Exit::Config);
-        }
+        Err(error) => return Err(vec![format!("{}: {error}", path.display())]),
     };
-    config::load(cli.inputs(file, environment)).map_err(|problems| {
-        complain(&problems);
-        Exit::Config
-    })
+    let credential = config::credential_of(&environment).filter(|path| path.exists());
+    let inputs = config::Inputs { credential, ..cli.inputs(file, environment) };
+    config::load(inputs).map_err(|problems| problems.0.iter().map(ToString::to_string).collect())
 }
 
 /// How a run speaks: which streams get colour, and what hides ids.
@@ -147,24 +151,36 @@ impl Manner {
 
 // === the daemon ===
 
-async fn serve(config: Config, mode: Mode, manner: Manner) -> Exit {
-    if let Err(error) = logging::init(&config.log, manner.stderr_colors) {
-        complain(&error);
-        return Exit::Failed;
-    }
-    let stop = stop_on_signal();
-    let clock = Clock::start();
-    let run = Run { redaction: manner.redaction, ..Run::unlimited(mode) };
-    brake_on_signal(Arc::clone(&run.orders), clock);
-    let (links, reapers) = assemble::reapers(&config, &run, clock);
-    let service = match Service::bind(&config, links, &reapers, clock).await {
-        Ok(service) => service,
+async fn serve(cli: Cli, config: Config, mode: Mode, manner: Manner) -> Exit {
+    // Before anything else: one who asks for a reload too early must not end us.
+    let asked = match signal(SignalKind::hangup()) {
+        Ok(asked) => asked,
+        Err(error) => {
+            complain(&format!("no signal can be waited for: {error}"));
+            return Exit::Failed;
+        }
+    };
+    let log = match logging::init(&config.log, manner.stderr_colors) {
+        Ok(log) => log,
         Err(error) => {
             complain(&error);
             return Exit::Failed;
         }
     };
-    service.run(reapers, stop).await;
+    let stop = stop_on_signal();
+    let clock = Clock::start();
+    let run = Run { redaction: manner.redaction, ..Run::unlimited(mode) };
+    brake_on_signal(Arc::clone(&run.orders), clock);
+    let assembly = Assembly::of(&config, &run, clock);
+    let reloading = Reloading { asked, read: Box::new(move || read_configuration(&cli)), run, log };
+    let service = match Service::bind(&config, assembly, clock).await {
+        Ok(service) => service.reloading(reloading),
+        Err(error) => {
+            complain(&error);
+            return Exit::Failed;
+        }
+    };
+    service.run(stop).await;
     Exit::Done
 }
 
@@ -217,7 +233,7 @@ async fn audit(config: &Config, report: Report, fail_on_stale: Option<u64>, mann
     let stop = stop_on_signal();
     let clock = Clock::start();
     let run = Run { redaction: manner.redaction, ..Run::unlimited(Mode::DryRun) };
-    let (_links, reapers) = assemble::reapers(config, &run, clock);
+    let Assembly { links: _links, reapers } = Assembly::of(config, &run, clock);
     // Nobody reads on; only the exit code may still be waited for.
     let enough = if fail_on_stale.is_none() { stop.clone() } else { CancellationToken::new() };
     let telling = Telling::begin(report, clock, enough);
@@ -239,7 +255,7 @@ async fn once(
     let lifted = Lifted { silent: release.silent, mass: release.mass };
     let run = Run { lifted, max, redaction: manner.redaction, ..Run::unlimited(Mode::Evict) };
     brake_on_signal(Arc::clone(&run.orders), clock);
-    let (_links, reapers) = assemble::reapers(config, &run, clock);
+    let Assembly { links: _links, reapers } = Assembly::of(config, &run, clock);
     // A reader who leaves does not call off what was asked for.
     let telling = Telling::begin(report, clock, CancellationToken::new());
     let waiting = tell_waiting(Arc::clone(&telling.line));

@@ -5,10 +5,11 @@
 //! name of the configuration or a word of an enum.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use prometheus::{Registry, TextEncoder};
+use prometheus::proto::{Metric, MetricFamily};
+use prometheus::{Gauge, Registry, TextEncoder};
 
 use crate::policy::entry::{Monotonic, Timestamp};
 use crate::reaper::Report;
@@ -43,9 +44,19 @@ pub struct SourceLabels {
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    sources: HashMap<Arc<str>, Source>,
-    /// Held while a report is taken in and while a scrape reads, so that a scrape sees a report whole or not at all.
-    whole: Mutex<()>,
+    reload_succeeded: Gauge,
+    reload_success: Gauge,
+    /// Locked while a report is taken in and while a scrape reads, so that a scrape sees a report whole or not at all.
+    sources: Mutex<HashMap<Arc<str>, OfSource>>,
+}
+
+/// The series of a source come and go with it.
+#[derive(Debug)]
+struct OfSource {
+    labels: SourceLabels,
+    settings: Registry,
+    registry: Registry,
+    series: Source,
 }
 
 impl Metrics {
@@ -64,39 +75,78 @@ impl Metrics {
         ];
         let of_process = Series { registry: &registry, labels: &build };
         of_process.gauge("presence_reaper_build_info", "What was built; always 1.")?.set(1.0);
-        let sources = sources.iter().map(|labels| {
-            let source = Source::new(&registry, labels, started)?;
-            Ok((Arc::clone(&labels.name), source))
-        });
-        Ok(Self { sources: sources.collect::<Result<_, prometheus::Error>>()?, whole: Mutex::default(), registry })
+        let of_process = Series { labels: &[], ..of_process };
+        let reload_succeeded = of_process.gauge(
+            "presence_reaper_config_last_reload_successful",
+            "1 if the configuration was read and taken over at the last attempt, that of the start included.",
+        )?;
+        let reload_success = of_process.gauge(
+            "presence_reaper_config_last_reload_success_timestamp_seconds",
+            "When the configuration was last taken over.",
+        )?;
+        let metrics = Self { reload_succeeded, reload_success, sources: Mutex::default(), registry };
+        metrics.reloaded(sources, started)?;
+        Ok(metrics)
+    }
+
+    /// From now on these are the sources. Those that are not among them are told of no more, new ones begin at zero, and
+    /// the rest goes on.
+    ///
+    /// # Errors
+    /// As for [`Self::new`].
+    pub fn reloaded(&self, sources: &[SourceLabels], now: Timestamp) -> Result<(), prometheus::Error> {
+        let mut known = self.locked();
+        known.retain(|name, _| sources.iter().any(|labels| labels.name == *name));
+        for labels in sources {
+            match known.get_mut(&labels.name) {
+                Some(source) if source.labels == *labels => {}
+                Some(source) => {
+                    source.settings = Registry::new();
+                    source::tell_settings(&source.settings, labels)?;
+                    source.labels = labels.clone();
+                }
+                None => _ = known.insert(Arc::clone(&labels.name), OfSource::new(labels, now)?),
+            }
+        }
+        self.reload_succeeded.set(1.0);
+        self.reload_success.set(now.millis() as f64 / 1_000.0);
+        Ok(())
+    }
+
+    /// Notes that another configuration was to be taken over, and was not.
+    pub fn reload_failed(&self) {
+        self.reload_succeeded.set(0.0);
+    }
+
+    fn locked(&self) -> MutexGuard<'_, HashMap<Arc<str>, OfSource>> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes that a survey of a source has begun, or is not running any more; [`Self::record`] notes its end as well.
     pub fn surveying(&self, source: &str, begun: bool) {
-        if let Some(source) = self.sources.get(source) {
-            source.surveying(begun);
+        if let Some(source) = self.locked().get(source) {
+            source.series.surveying(begun);
         }
     }
 
     /// Notes whether this process holds the lease of a source, and how often it went to and from it.
     pub fn leading(&self, source: &str, leads: bool, transitions: u64) {
-        if let Some(source) = self.sources.get(source) {
-            source.leading(leads, transitions);
+        if let Some(source) = self.locked().get(source) {
+            source.series.leading(leads, transitions);
         }
     }
 
     /// Notes what the webhooks of a source did so far.
     pub fn told(&self, source: &str, tally: &Tally) {
-        if let Some(source) = self.sources.get(source) {
-            source.told(tally);
+        if let Some(source) = self.locked().get(source) {
+            source.series.told(tally);
         }
     }
 
     /// Takes in a report; `wall` and `mono` are the host's clocks at that moment.
     pub fn record(&self, report: &Report, wall: Timestamp, mono: Monotonic) {
-        let _whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(source) = self.sources.get(&report.source) {
-            source.record(report, wall, mono);
+        if let Some(source) = self.locked().get(&report.source) {
+            source.series.record(report, wall, mono);
         }
     }
 
@@ -105,14 +155,47 @@ impl Metrics {
     /// # Errors
     /// None is known.
     pub fn render(&self, status: &Status) -> Result<String, prometheus::Error> {
-        let mut families = {
-            let _whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
-            self.registry.gather()
-        };
+        let mut families = self.registry.gather();
+        {
+            let sources = self.locked();
+            for source in sources.values() {
+                families.extend(source.settings.gather());
+                families.extend(source.registry.gather());
+            }
+        }
         families.extend(connection::families(status));
-        families.sort_by(|a, b| a.name().cmp(b.name()));
+        let families = merged(families);
         TextEncoder::new().encode_to_string(&families)
     }
+}
+
+impl OfSource {
+    fn new(labels: &SourceLabels, started: Timestamp) -> Result<Self, prometheus::Error> {
+        let (settings, registry) = (Registry::new(), Registry::new());
+        source::tell_settings(&settings, labels)?;
+        let series = Source::new(&registry, labels, started)?;
+        Ok(Self { labels: labels.clone(), settings, registry, series })
+    }
+}
+
+/// Families by name, of each name one, its series by their labels.
+fn merged(mut families: Vec<MetricFamily>) -> Vec<MetricFamily> {
+    families.sort_by(|a, b| a.name().cmp(b.name()));
+    let mut merged: Vec<MetricFamily> = Vec::with_capacity(families.len());
+    for mut family in families {
+        match merged.last_mut().filter(|last| last.name() == family.name()) {
+            Some(last) => last.mut_metric().append(&mut family.take_metric()),
+            None => merged.push(family),
+        }
+    }
+    for family in &mut merged {
+        let labels = |metric: &Metric| {
+            let pairs = metric.get_label().iter().map(|pair| (pair.name().to_owned(), pair.value().to_owned()));
+            pairs.collect::<Vec<_>>()
+        };
+        family.mut_metric().sort_by_cached_key(labels);
+    }
+    merged
 }
 
 #[cfg(target_os = "linux")]

@@ -14,6 +14,7 @@ use crate::policy::survey::Wanted;
 use crate::reaper::{Finding, Reaper, Report, hearings};
 use crate::store::audience::Ask;
 use crate::store::instances::InstanceSource;
+use crate::webhook::Couriers;
 
 /// Told while a run waits for its second look: the source, how many entries are watched, and how long it still takes.
 pub type Waiting = Arc<dyn Fn(&str, usize, Duration) + Send + Sync>;
@@ -51,8 +52,8 @@ pub async fn once(
 ) -> Vec<Finding> {
     let done = stop.child_token();
     let hearing = listen(&reapers, &done).await;
-    let told = CancellationToken::new();
-    let couriers: Vec<_> = reapers.iter().map(|reaper| reaper.webhooks().deliver(&told, Duration::ZERO)).collect();
+    let mut couriers = Couriers::new(Duration::ZERO);
+    couriers.serve(reapers.iter().map(Reaper::webhooks));
     let findings = each(reapers, |reaper| {
         let (ask, stop, waiting) = (ask.clone(), stop.clone(), Arc::clone(&waiting));
         async move {
@@ -64,11 +65,8 @@ pub async fn once(
     })
     .await;
     done.cancel();
-    told.cancel();
     hearing.join_all().await;
-    for courier in couriers {
-        courier.join_all().await;
-    }
+    couriers.end().await;
     findings
 }
 

@@ -94,6 +94,8 @@ pub struct Reaper {
     throttled: Option<(Monotonic, Throttle)>,
     log_rate: Rate,
     webhooks: Hooks,
+    /// It goes on where another one was.
+    continues: bool,
 }
 
 impl Reaper {
@@ -105,6 +107,7 @@ impl Reaper {
                 .dated_by_us(store.source().is_dated_by_us()),
             log_rate: Rate::new(Some(LOGGED_A_SECOND)),
             webhooks: Hooks::default(),
+            continues: false,
             told: None,
             led: false,
             load: LoadGuard::new(settings.guard.load),
@@ -121,6 +124,38 @@ impl Reaper {
     #[must_use]
     pub fn telling(self, webhooks: Hooks) -> Self {
         Self { webhooks, ..self }
+    }
+
+    /// The same after another one of this source. Where nothing decides otherwise than before it goes on with all that was
+    /// seen; else this is a first contact, but no grace and no hold ends earlier than it would have.
+    #[must_use]
+    pub fn after(mut self, other: Self) -> Self {
+        if !self.decides_like(&other) {
+            self.ledger = self.ledger.after(&other.ledger);
+            return self;
+        }
+        let guard = self.settings.guard.clone();
+        let Self { ledger, told, led, load, paused, throttled, log_rate, .. } = other;
+        let mut after = Self { ledger, told, led, load, paused, throttled, log_rate, continues: true, ..self };
+        after.ledger.limit(guard.max_evict_rate);
+        after.load.limit(guard.load);
+        after
+    }
+
+    /// Whether the two come to the same conclusion of every entry.
+    pub fn decides_like(&self, other: &Self) -> bool {
+        let (own, others) = (&self.settings, &other.settings);
+        own.mode == others.mode && own.guard.decide_alike(&others.guard) && self.store.judges_like(&other.store)
+    }
+
+    /// Whether it goes on where another one was, with all that was seen.
+    pub fn continues(&self) -> bool {
+        self.continues
+    }
+
+    /// The pace of the whole process.
+    pub fn shared(&self) -> &Arc<Mutex<Shared>> {
+        &self.shared
     }
 
     /// The webhooks of the source.

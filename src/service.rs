@@ -1,17 +1,22 @@
 //! The daemon with its faces: the loops on one side, metrics and endpoints on the other, one board between them.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::signal::unix::Signal;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
+use crate::assemble::{Assembly, Run};
 use crate::clock::{Clock, Wall};
 use crate::config::Config;
 use crate::daemon::{self, Health, Observer};
 use crate::http::{self, Pages, Verdict};
+use crate::logging;
 use crate::metrics::{Metrics, SourceLabels};
 use crate::policy::duration::in_words;
 use crate::policy::entry::{Monotonic, Timestamp};
@@ -19,7 +24,8 @@ use crate::reaper::{Finding, Mode, Reaper, Report, Turns};
 use crate::report;
 use crate::store::connect::Links;
 use crate::store::lease::Lease;
-use crate::webhook::Hooks;
+use crate::supervisor::Supervisor;
+use crate::webhook::{Couriers, Hooks};
 
 /// How long a daemon that stops goes on telling webhooks what waits.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -39,7 +45,21 @@ pub enum Error {
 pub struct Service {
     board: Arc<Board>,
     listeners: Vec<TcpListener>,
+    reapers: Vec<Reaper>,
     also: Option<Arc<dyn Observer>>,
+    reloading: Option<Reloading>,
+}
+
+/// How a daemon comes by another configuration while it runs.
+pub struct Reloading {
+    /// Whoever wants it read anew sends this signal.
+    pub asked: Signal,
+    /// Reads it anew; else what is wrong with it, a mistake each.
+    pub read: Box<dyn FnMut() -> Result<Config, Vec<String>> + Send>,
+    /// What holds for all sources, whatever is configured.
+    pub run: Run,
+    /// What is said, and how.
+    pub log: logging::Handle,
 }
 
 impl Service {
@@ -47,16 +67,32 @@ impl Service {
     ///
     /// # Errors
     /// An address is taken, or not ours to take.
-    pub async fn bind(config: &Config, links: Links, reapers: &[Reaper], clock: Clock) -> Result<Self, Error> {
+    pub async fn bind(config: &Config, assembly: Assembly, clock: Clock) -> Result<Self, Error> {
+        let Assembly { links, reapers } = assembly;
         let labels: Vec<SourceLabels> = reapers.iter().map(labels).collect();
         let metrics = Metrics::new(&labels, Clock::wall())?;
         let listeners = http::bind(&config.server).await?;
-        let health = Arc::new(Health::new(clock, reapers));
-        greet(config, reapers);
-        let leases = reapers.iter().map(|reaper| reaper.store().lease().cloned()).collect();
-        let webhooks = reapers.iter().map(|reaper| reaper.webhooks().clone()).collect();
-        let board = Board { metrics, health, links, leases, webhooks, clock, wall: Wall::at(clock) };
-        Ok(Self { board: Arc::new(board), listeners, also: None })
+        let listen = config.server.describe();
+        info!(version = env!("CARGO_PKG_VERSION"), redis = %links.endpoint(), listen, "presence-reaper starts");
+        introduce(config, &reapers);
+        let health = Health::new(clock, &reapers);
+        let generation = RwLock::new(Arc::new(Generation::of(links, health, &reapers)));
+        let server = config.server.clone();
+        let board = Board {
+            metrics,
+            generation,
+            server,
+            clock,
+            wall: Wall::at(clock),
+            supervisor: Supervisor::of_environment(),
+        };
+        Ok(Self { board: Arc::new(board), listeners, reapers, also: None, reloading: None })
+    }
+
+    /// The same, taking over another configuration when it is asked to.
+    #[must_use]
+    pub fn reloading(self, reloading: Reloading) -> Self {
+        Self { reloading: Some(reloading), ..self }
     }
 
     /// Somebody who is told what the board is told.
@@ -66,27 +102,61 @@ impl Service {
     }
 
     /// Runs until `stop`; what was sent to Redis by then is waited for.
-    pub async fn run(self, reapers: Vec<Reaper>, stop: CancellationToken) {
-        let Self { board, listeners, also } = self;
+    pub async fn run(self, stop: CancellationToken) {
+        let Self { board, listeners, mut reapers, also, mut reloading } = self;
         let serving = CancellationToken::new();
         let pages = Arc::clone(&board) as Arc<dyn Pages>;
         let pages = tokio::spawn(http::serve(listeners, pages, serving.clone()));
-        let health = Arc::clone(&board.health);
-        let clock = board.clock;
+        let supervised = AbortOnDropHandle::new(tokio::spawn(supervise(Arc::clone(&board), stop.clone())));
+        let observer: Arc<dyn Observer> = Arc::new(Audience { board: Arc::clone(&board), also });
         // They go on when the reapers have stopped: what these were about to tell is still to be told.
-        let told = CancellationToken::new();
-        let couriers: Vec<_> = board.webhooks.iter().map(|hooks| hooks.deliver(&told, PATIENCE)).collect();
-        daemon::run(reapers, clock, health, Arc::new(Audience { board, also }), stop).await;
-        told.cancel();
-        for courier in couriers {
-            courier.join_all().await;
+        let mut couriers = Couriers::new(PATIENCE);
+        // bound: each turn ends at a stop, or when somebody asked for another configuration
+        loop {
+            let generation = board.generation();
+            couriers.serve(&generation.webhooks);
+            let pause = stop.child_token();
+            let health = Arc::clone(&generation.health);
+            let loops = daemon::run(reapers, board.clock, health, Arc::clone(&observer), pause.clone(), stop.clone());
+            tokio::pin!(loops);
+            let (config, run) = tokio::select! {
+                _ = &mut loops => break,
+                asked = board.another(reloading.as_mut()) => asked,
+            };
+            pause.cancel();
+            reapers = board.take_over(&config, &run, loops.await).await;
         }
+        couriers.end().await;
+        drop(supervised);
         info!("stopped");
         serving.cancel();
         if let Err(error) = pages.await {
             error!(%error, "the endpoints ended badly");
         }
     }
+}
+
+/// Tells systemd how things stand, and that we live as long as the loops turn.
+async fn supervise(board: Arc<Board>, stop: CancellationToken) {
+    let supervisor = board.supervisor;
+    supervisor.ready(&board.summary());
+    let mut stuck = false;
+    // bound: until told to stop; every turn sleeps
+    while stop.run_until_cancelled(tokio::time::sleep(supervisor.hears_every())).await.is_some() {
+        supervisor.status(&board.summary());
+        match board.healthy() {
+            Verdict { ok: true, .. } => {
+                stuck = false;
+                supervisor.alive();
+            }
+            Verdict { why, .. } => {
+                if !std::mem::replace(&mut stuck, true) && supervisor.watches() {
+                    error!("the watchdog of systemd hears no more of us: {why}");
+                }
+            }
+        }
+    }
+    supervisor.stopping();
 }
 
 fn labels(reaper: &Reaper) -> SourceLabels {
@@ -100,11 +170,8 @@ fn labels(reaper: &Reaper) -> SourceLabels {
     }
 }
 
-/// What was started, in one line a part.
-fn greet(config: &Config, reapers: &[Reaper]) {
-    let listen = config.server.describe();
-    let redis = &config.redis.endpoint;
-    info!(version = env!("CARGO_PKG_VERSION"), %redis, listen, "presence-reaper starts");
+/// What is looked at, in one line a source, and what looks unwise.
+fn introduce(config: &Config, reapers: &[Reaper]) {
     for reaper in reapers {
         let (source, timing) = (reaper.store().source(), reaper.timing());
         let (threshold, heartbeat) = (in_words(timing.threshold), in_words(timing.heartbeat_interval));
@@ -119,14 +186,123 @@ fn greet(config: &Config, reapers: &[Reaper]) {
 /// What the loops tell, for whoever asks.
 struct Board {
     metrics: Metrics,
+    generation: RwLock<Arc<Generation>>,
+    /// Where the endpoints listen.
+    server: http::Settings,
+    clock: Clock,
+    wall: Wall,
+    supervisor: Supervisor,
+}
+
+/// What comes and goes with a configuration.
+struct Generation {
     health: Arc<Health>,
     links: Links,
     /// Those of the sources, in the order of the configuration.
     leases: Vec<Option<Arc<Lease>>>,
     /// Likewise.
     webhooks: Vec<Hooks>,
-    clock: Clock,
-    wall: Wall,
+}
+
+impl Generation {
+    fn of(links: Links, health: Health, reapers: &[Reaper]) -> Self {
+        let leases = reapers.iter().map(|reaper| reaper.store().lease().cloned()).collect();
+        let webhooks = reapers.iter().map(|reaper| reaper.webhooks().clone()).collect();
+        Self { health: Arc::new(health), links, leases, webhooks }
+    }
+
+    /// How things stand, in a sentence.
+    fn summary(&self) -> String {
+        let sources = self.health.sources();
+        let holding = sources.iter().filter(|seen| seen.finding.hold.is_some());
+        let holding: Vec<String> =
+            holding.map(|seen| format!("{} ({})", seen.finding.source, seen.finding.state.as_str())).collect();
+        let entries: u64 =
+            sources.iter().filter_map(|seen| seen.finding.survey.as_ref()).map(|one| one.population()).sum();
+        let evicted: u64 = sources.iter().map(|seen| seen.finding.outcomes.evicted).sum();
+        let count = match sources.len() {
+            1 => "1 source".to_owned(),
+            count => format!("{count} sources"),
+        };
+        let redis = if self.links.status().up { String::new() } else { "no usable connection to redis; ".to_owned() };
+        let holding = if holding.is_empty() { String::new() } else { format!("; holding: {}", holding.join(", ")) };
+        format!("{redis}{count}, {entries} entries, {evicted} evicted since the start{holding}")
+    }
+}
+
+// === reload ===
+
+impl Board {
+    fn generation(&self) -> Arc<Generation> {
+        Arc::clone(&self.generation.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// How things stand, in a sentence.
+    fn summary(&self) -> String {
+        self.generation().summary()
+    }
+
+    /// Waits until another configuration is asked for and can be taken over; for ever where nobody can ask.
+    async fn another(&self, reloading: Option<&mut Reloading>) -> (Config, Run) {
+        let Some(Reloading { asked, read, run, log }) = reloading else { return std::future::pending().await };
+        // bound: every turn waits for somebody to ask
+        loop {
+            if asked.recv().await.is_none() {
+                return std::future::pending().await;
+            }
+            self.supervisor.reloading();
+            match read().and_then(|config| self.check(config)) {
+                Ok(config) => {
+                    log.follow(&config.log);
+                    return (config, run.clone());
+                }
+                Err(mistakes) => {
+                    mistakes.iter().for_each(|mistake| error!("{mistake}"));
+                    error!("not reloaded: the configuration stays as it was");
+                    self.metrics.reload_failed();
+                    self.supervisor.ready("not reloaded, see the log: the configuration stays as it was");
+                }
+            }
+        }
+    }
+
+    /// What takes a restart is no matter of a reload.
+    fn check(&self, config: Config) -> Result<Config, Vec<String>> {
+        if config.server == self.server {
+            return Ok(config);
+        }
+        let (from, to) = (self.server.describe(), config.server.describe());
+        Err(vec![format!("`listen` in [server] changed from {from} to {to}, and that takes a restart")])
+    }
+
+    /// The reapers of another configuration, going on where those before them were as far as they may.
+    async fn take_over(&self, config: &Config, run: &Run, reapers: Vec<Reaper>) -> Vec<Reaper> {
+        let before = self.generation();
+        let assembly = Assembly { links: before.links.clone(), reapers };
+        let Assembly { links, reapers } = assembly.renewed(config, run, self.clock);
+        let labels: Vec<SourceLabels> = reapers.iter().map(labels).collect();
+        if let Err(error) = self.metrics.reloaded(&labels, Clock::wall()) {
+            error!(%error, "the metrics do not fit the configuration");
+        }
+        let health = Health::new(self.clock, &reapers).after(&before.health, &reapers);
+        let generation = Arc::new(Generation::of(links, health, &reapers));
+        let stays = |lease: &Lease| generation.leases.iter().flatten().any(|other| other.stands_for(lease));
+        let left = before.leases.iter().flatten().filter(|lease| !stays(lease)).cloned();
+        left.map(|lease| async move { lease.release().await }).collect::<JoinSet<()>>().join_all().await;
+        *self.generation.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&generation);
+        info!(redis = %generation.links.endpoint(), "reloaded");
+        introduce(config, &reapers);
+        for reaper in &reapers {
+            let source = &*reaper.store().source().name;
+            if reaper.continues() {
+                info!(source, "goes on where it was");
+            } else {
+                info!(source, "begins anew: what decides who may go is new or has changed");
+            }
+        }
+        self.supervisor.ready(&generation.summary());
+        reapers
+    }
 }
 
 impl Board {
@@ -138,7 +314,8 @@ impl Board {
 
     /// What is known of Redis, and whether it is down, as told at this moment of the two clocks.
     fn standing_at(&self, mono: Monotonic, wall: Timestamp) -> (bool, report::Standing) {
-        let standing = self.health.standing(&self.links);
+        let generation = self.generation();
+        let standing = generation.health.standing(&generation.links);
         let since = standing.since.map(|since| wall.minus(mono.since_start()).plus(since.since_start()));
         (standing.state.is_down(), report::Standing::new(standing.state.as_str(), standing.reason, since))
     }
@@ -174,18 +351,20 @@ impl Observer for Audience {
 
 impl Pages for Board {
     fn metrics(&self) -> Result<String, String> {
-        for lease in self.leases.iter().flatten() {
+        let generation = self.generation();
+        for lease in generation.leases.iter().flatten() {
             self.metrics.leading(lease.source(), lease.leads(), lease.transitions());
         }
-        for (seen, webhooks) in self.health.sources().iter().zip(&self.webhooks) {
+        for (seen, webhooks) in generation.health.sources().iter().zip(&generation.webhooks) {
             self.metrics.told(&seen.finding.source, &webhooks.tally());
         }
-        self.metrics.render(&self.links.status()).map_err(|error| error.to_string())
+        self.metrics.render(&generation.links.status()).map_err(|error| error.to_string())
     }
 
     fn status(&self) -> Result<String, String> {
         let (mono, wall) = self.now();
-        let seen = self.health.sources().into_iter().zip(&self.leases).map(|(seen, lease)| {
+        let generation = self.generation();
+        let seen = generation.health.sources().into_iter().zip(&generation.leases).map(|(seen, lease)| {
             let leads = lease.as_ref().map(|lease| lease.leads());
             let led_by = lease.as_ref().and_then(|lease| lease.led_by()).map(|holder| holder.name);
             (Finding { led_by, ..seen.finding }, Turns { leads, ..seen.turns })
@@ -206,11 +385,13 @@ impl Pages for Board {
     }
 
     fn healthy(&self) -> Verdict {
-        self.health.healthy(&self.links).into()
+        let generation = self.generation();
+        generation.health.healthy(&generation.links).into()
     }
 
     fn ready(&self) -> Verdict {
-        self.health.ready(&self.links).into()
+        let generation = self.generation();
+        generation.health.ready(&generation.links).into()
     }
 }
 

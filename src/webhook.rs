@@ -140,7 +140,14 @@ struct Event {
 
 /// The webhooks of a source; clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct Hooks(Arc<[Arc<Hook>]>);
+pub struct Hooks {
+    /// In the order of its notifications.
+    hooks: Arc<[Arc<Hook>]>,
+    /// Those of an earlier configuration that may still have something to tell.
+    former: Arc<[Arc<Hook>]>,
+    /// What those did that have not.
+    before: Tally,
+}
 
 impl Hooks {
     /// The webhooks of this source, in the order of its notifications.
@@ -149,13 +156,32 @@ impl Hooks {
             let outbox = outbox.filter(|_| settings.outbox).cloned();
             Arc::new(Hook::new(Arc::clone(source), settings.clone(), outbox))
         };
-        Self(settings.iter().map(hook).collect())
+        Self { hooks: settings.iter().map(hook).collect(), ..Self::default() }
+    }
+
+    /// The same after others of this source: what waits for a webhook that is told as before goes on waiting, and what was
+    /// counted goes on counting.
+    #[must_use]
+    pub fn after(self, others: &Self) -> Self {
+        let mut left: Vec<Arc<Hook>> = others.hooks.to_vec();
+        let keep = |hook: &Arc<Hook>| {
+            // What waits in an outbox waits for whoever looks into it next, by the connection of the day.
+            let same = |other: &Arc<Hook>| other.outbox.is_none() && hook.settings == other.settings;
+            let kept = left.iter().position(same).map(|place| left.swap_remove(place));
+            kept.unwrap_or_else(|| Arc::clone(hook))
+        };
+        let hooks = self.hooks.iter().map(keep).collect();
+        left.extend(others.former.iter().cloned());
+        let (done, former): (Vec<_>, Vec<_>) = left.into_iter().partition(|hook| *hook.settled.borrow());
+        let mut before = others.before;
+        done.iter().for_each(|hook| before.add(&hook.tally()));
+        Self { hooks, former: former.into(), before: Tally { waiting: 0, outbox: 0, ..before } }
     }
 
     /// Puts what the eviction script spelt into the queues.
     pub fn tell(&self, told: Vec<Told>) {
         for one in told {
-            if let Some(hook) = self.0.get(one.hook) {
+            if let Some(hook) = self.hooks.get(one.hook) {
                 hook.take_in(one);
             }
         }
@@ -163,21 +189,12 @@ impl Hooks {
 
     /// Says that something may be new in the outbox.
     pub fn look(&self) {
-        self.0.iter().filter(|hook| hook.outbox.is_some()).for_each(|hook| hook.is_filled());
-    }
-
-    /// Delivers until `stop`, and then for as long as `patience` what waits in the queues; what is left by then is lost,
-    /// and counted, or stays in the outbox.
-    pub fn deliver(&self, stop: &CancellationToken, patience: Duration) -> JoinSet<()> {
-        let couriers = self.0.iter().map(|hook| Courier::of(Arc::clone(hook)).run(stop.clone(), patience));
-        let mut running = JoinSet::new();
-        couriers.for_each(|courier| _ = running.spawn(courier));
-        running
+        self.hooks.iter().filter(|hook| hook.outbox.is_some()).for_each(|hook| hook.is_filled());
     }
 
     /// Waits until nothing waits any more.
     pub async fn settled(&self) {
-        for hook in self.0.iter() {
+        for hook in self.hooks.iter() {
             let mut settled = hook.settled.subscribe();
             // An error: nobody will ever say more.
             let _ = settled.wait_for(|settled| *settled).await;
@@ -186,9 +203,50 @@ impl Hooks {
 
     /// What they did so far, all together.
     pub fn tally(&self) -> Tally {
-        let mut sum = Tally::default();
-        self.0.iter().for_each(|hook| sum.add(&hook.tally()));
+        let mut sum = self.before;
+        self.hooks.iter().chain(self.former.iter()).for_each(|hook| sum.add(&hook.tally()));
         sum
+    }
+}
+
+/// Who delivers what waits for webhooks.
+#[derive(Debug)]
+pub struct Couriers {
+    patience: Duration,
+    under_way: Vec<(Arc<Hook>, CancellationToken)>,
+    running: JoinSet<()>,
+}
+
+impl Couriers {
+    /// Nobody yet. Who is called home delivers for as long as `patience` what waits in the queues; what is left by then is
+    /// lost, and counted, or stays in the outbox.
+    pub fn new(patience: Duration) -> Self {
+        Self { patience, under_way: Vec::new(), running: JoinSet::new() }
+    }
+
+    /// Sends out one for each of these webhooks that has none, and calls home those of all others.
+    pub fn serve<'a>(&mut self, hooks: impl IntoIterator<Item = &'a Hooks>) {
+        let wanted: Vec<&Arc<Hook>> = hooks.into_iter().flat_map(|hooks| hooks.hooks.iter()).collect();
+        self.under_way.retain(|(hook, home)| {
+            let stays = wanted.iter().any(|wanted| Arc::ptr_eq(wanted, hook));
+            if !stays {
+                home.cancel();
+            }
+            stays
+        });
+        for hook in wanted {
+            if !self.under_way.iter().any(|(known, _)| Arc::ptr_eq(known, hook)) {
+                let home = CancellationToken::new();
+                self.running.spawn(Courier::of(Arc::clone(hook)).run(home.clone(), self.patience));
+                self.under_way.push((Arc::clone(hook), home));
+            }
+        }
+    }
+
+    /// Calls all of them home, and waits for them.
+    pub async fn end(mut self) {
+        self.serve(None);
+        self.running.join_all().await;
     }
 }
 

@@ -150,6 +150,17 @@ do a hash may come in anybody's way@a_hash_that_comes_into_being@store/evict.lua
 do what stands under an if needs no right@an_action_that_our_user_may_not@store/evict.lua@s/entry.deeds, entry.later, entry.notices/entry.deeds, entry.notices/
 do json is no evidence@if_json_is_evidence@store/evict.rs@s/self.unless.questions.iter\(\).chain\(read\)/self.unless.questions.iter().chain(read.take(0))/
 do what was left behind is stale again@on_evict@store/own.rs@s/Some\(value\) == said/false \&\& Some(value) == said/@store/mod.rs@s/is_ok_and\(.left. left <= time.as_millis/is_ok_and(|left| left > u128::MAX - 1 \&\& left <= time.as_millis/
+reload everything goes on@what_decides_otherwise@reaper.rs@s/if !self.decides_like\(&other\)/if false/
+reload everything begins anew@a_reload_goes_on@reaper.rs@s/if !self.decides_like\(&other\)/if true/
+reload the pace begins anew@another_rate_forgives@policy/pace.rs@s/^        self.rate.limit\(per_second\);/        self.rate = Rate::new(per_second);/
+reload holds are forgotten@no_reload_ends_a_hold@policy/ledger.rs@s/self.guard.recall\(&other.guard.remember\(now\), false, now\);//
+reload what is about to break is forgotten@no_reload_ends_a_hold@policy/continuity.rs@s/canary: None, ..other.clone\(\) \}/canary: None, pending: Vec::new(), ..other.clone() }/
+reload a first contact is none@no_reload_ends_a_hold@policy/continuity.rs@s/after.suspect\(Break::FirstContact\);//
+reload graces shrink@another_break_shortens@policy/continuity.rs@s/.max\(running.unwrap_or_default\(\)\)/.max(running.filter(|_| false).unwrap_or_default())/
+reload connections stay@a_rotated_password_is_picked@assemble.rs@s/let mut links = Links::new\(.*/let mut links = self.links.clone();/
+reload what waits is lost@what_waits_survives_a_reload@webhook.rs@s/other.outbox.is_none\(\) \&\& hook.settings/false \&\& hook.settings/
+reload a broken file is half taken over@a_broken_file_keeps@metrics.rs@s/self.reload_succeeded.set\(0.0\);//
+watchdog it is fed in any case@the_watchdog_is_fed@service.rs@s/supervisor.alive\(\);//
 M
 }
 

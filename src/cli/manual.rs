@@ -31,7 +31,7 @@ const DESCRIPTION: [&str; 4] = [
 ];
 
 /// What the environment says, beside the settings.
-const ENVIRONMENT: [(&str, &str); 4] = [
+const ENVIRONMENT: [(&str, &str); 7] = [
     (
         "PRESENCE_REAPER_TABLE__KEY",
         "A setting of [redis], [server], [log], [guard] or [lease], as in PRESENCE_REAPER_REDIS__URL. It outranks the \
@@ -40,6 +40,22 @@ const ENVIRONMENT: [(&str, &str); 4] = [
     ("PRESENCE_REAPER_CONFIG", "The configuration, unless --config is given."),
     ("NO_COLOR", "If not empty: no colour, unless --color always is given."),
     ("JOURNAL_STREAM", "Set by systemd: tells whether stderr is the journal, for the log format auto."),
+    ("NOTIFY_SOCKET", "Set by systemd: is told that the daemon is ready, how things stand, that it reloads or stops."),
+    ("WATCHDOG_USEC", "Set by systemd: the daemon gives signs of life as long as its loops turn."),
+    ("CREDENTIALS_DIRECTORY", "Set by systemd: the file redis-password in it is the password, where no other is set."),
+];
+
+const SIGNALS: [(&str, &str); 3] = [
+    ("SIGTERM, SIGINT", "Ends when the batch in flight is finished; at once with a second one."),
+    (
+        "SIGHUP",
+        "The daemon reads its configuration anew and connects anew. What decides as before goes on where it was; a file \
+         with mistakes changes nothing.",
+    ),
+    (
+        "SIGUSR1, SIGUSR2",
+        "Pulls the brake of this process, for an hour at most, and lets go of it. Neither needs Redis.",
+    ),
 ];
 
 const FILES: [(&str, &str); 1] =
@@ -67,6 +83,7 @@ pub fn manual() -> io::Result<Vec<u8>> {
     description().to_writer(&mut page)?;
     man.render_options_section(&mut page)?;
     commands().to_writer(&mut page)?;
+    pairs("SIGNALS", SIGNALS).to_writer(&mut page)?;
     pairs("ENVIRONMENT", ENVIRONMENT).to_writer(&mut page)?;
     pairs("FILES", FILES).to_writer(&mut page)?;
     after_help().to_writer(&mut page)?;

@@ -49,7 +49,7 @@ struct TlsOptions {
 }
 
 /// Reads the table.
-pub(super) fn read(mut table: Table, notes: &mut Notes) -> Settings {
+pub(super) fn read(mut table: Table, credential: Option<PathBuf>, notes: &mut Notes) -> Settings {
     let before = notes.problems.len();
     let url = table.get(notes, "url", |value| Url::parse(text(value)?));
     let username = table.get(notes, "username", |value| text(value).map(str::to_owned));
@@ -76,7 +76,10 @@ pub(super) fn read(mut table: Table, notes: &mut Notes) -> Settings {
     let db = either(db, url_db, ("db", "database"), &table, notes);
     let username = either(username, from_url(url.value.username.clone()), ("username", "user"), &table, notes);
     let username = username.filter(|name| !name.value.is_empty());
-    let password = choose_password(password, password_file, from_url(url.value.password.clone()), &table, notes);
+    let password = match choose_password(password, password_file, from_url(url.value.password.clone()), &table, notes) {
+        Password::None => credential.map_or(Password::None, Password::File),
+        chosen => chosen,
+    };
     if let (Some(name), Password::None) = (&username, &password)
         && notes.problems.len() == before
     {

@@ -47,6 +47,30 @@ impl Health {
         Self { clock, sources: Mutex::new(sources.collect()) }
     }
 
+    /// The same after that of loops which have ended: what goes on looks as it did.
+    #[must_use]
+    pub fn after(self, other: &Self, reapers: &[Reaper]) -> Self {
+        let before = other.sources();
+        for reaper in reapers.iter().filter(|reaper| reaper.continues()) {
+            let name = &reaper.store().source().name;
+            if let Some(before) = before.iter().find(|before| before.finding.source == *name) {
+                let naming = reaper.store().naming().clone();
+                self.update(name, |seen| {
+                    seen.finding = Finding { naming, ..before.finding.clone() };
+                    seen.turns = Turns { surveying: false, ..before.turns };
+                });
+            }
+        }
+        self
+    }
+
+    /// When the next survey of a source is to begin.
+    pub(super) fn next_survey(&self, source: &str) -> Monotonic {
+        let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = sources.iter().find(|seen| *seen.finding.source == *source);
+        seen.map_or_else(|| self.clock.now(), |seen| seen.turns.next_survey)
+    }
+
     pub(super) fn turned(&self, source: &str, now: Monotonic, next_survey: Monotonic) {
         self.update(source, |seen| {
             seen.turned = now;

@@ -69,7 +69,6 @@ pub(super) struct Source {
 
 impl Source {
     pub(super) fn new(registry: &Registry, labels: &SourceLabels, started: Timestamp) -> Result<Self, Error> {
-        tell_settings(registry, labels)?;
         let make = Series { registry, labels: &[("source", &labels.name)] };
         let source = Self {
             sweeps: make.counter("presence_reaper_sweeps_total", "Sweeps that ended, failed ones too.")?,
@@ -350,7 +349,7 @@ impl Source {
 }
 
 /// What is set and does not change.
-fn tell_settings(registry: &Registry, labels: &SourceLabels) -> Result<(), Error> {
+pub(super) fn tell_settings(registry: &Registry, labels: &SourceLabels) -> Result<(), Error> {
     let mode = if labels.dry_run { "dry_run" } else { "evict" };
     let info = [("source", &*labels.name), ("layout", labels.layout), ("mode", mode)];
     let help = "Where the entries of a source live, and whether it evicts; always 1.";

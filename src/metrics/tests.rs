@@ -198,20 +198,39 @@ fn the_number_of_series_is_known() {
 }
 
 /// Series that do not depend on the sources.
-const OF_PROCESS: usize = 131;
+const OF_PROCESS: usize = 133;
 /// Series of each source.
 const OF_SOURCE: usize = 143;
 
 #[test]
-fn two_sources_of_one_name_are_refused() {
-    let labels = SourceLabels {
-        name: "hub".into(),
+fn after_a_reload_what_stays_goes_on_counting_and_what_went_is_told_of_no_more() {
+    let labels = |name: &str, dry_run| SourceLabels {
+        name: name.into(),
         layout: "hash",
-        dry_run: true,
+        dry_run,
         threshold: TIMING.threshold,
         sweep_interval: TIMING.heartbeat_interval,
     };
-    assert!(Metrics::new(&[labels.clone(), labels], STARTED).is_err());
+    let metrics = Metrics::new(&[labels("hub", true), labels("rooms", false)], STARTED).unwrap();
+    let mut report = report(Verb::Strike);
+    struck(&mut report);
+    metrics.record(&report, WALL, MONO);
+    let evicted = value(&scrape(&metrics), "presence_reaper_evictions_total{source=\"hub\"}");
+    assert!(evicted > 0.0);
+
+    metrics.reload_failed();
+    let page = scrape(&metrics);
+    assert_eq!(value(&page, "presence_reaper_config_last_reload_successful"), 0.0);
+    assert_eq!(value(&page, "presence_reaper_config_last_reload_success_timestamp_seconds"), 1_769_860_800.0);
+
+    metrics.reloaded(&[labels("workers", false), labels("hub", false)], WALL).unwrap();
+    let page = scrape(&metrics);
+    assert_eq!(value(&page, "presence_reaper_config_last_reload_successful"), 1.0);
+    assert_eq!(value(&page, "presence_reaper_evictions_total{source=\"hub\"}"), evicted);
+    assert_eq!(value(&page, "presence_reaper_evictions_total{source=\"workers\"}"), 0.0);
+    assert!(page.contains("source_info{layout=\"hash\",mode=\"evict\",source=\"hub\"}"), "{page}");
+    assert!(!page.contains("mode=\"dry_run\"") && !page.contains("source=\"rooms\""), "{page}");
+    assert_eq!(series(&page).len(), OF_PROCESS + 2 * OF_SOURCE);
 }
 
 #[test]

@@ -198,6 +198,17 @@ impl Continuity {
         Self { last: Some((identity, now)), grace, ..Self::new(timing, reconnect_grace) }
     }
 
+    /// The same after another one, whose source was defined otherwise: the server it saw is no other, so what broke there
+    /// or is about to has its grace here too. To entries that are judged anew the next look is a first contact.
+    #[must_use]
+    pub fn after(self, other: &Self) -> Self {
+        let Self { timing, reconnect_grace, .. } = self;
+        // Our state may have another place.
+        let mut after = Self { timing, reconnect_grace, canary: None, ..other.clone() };
+        after.suspect(Break::FirstContact);
+        after
+    }
+
     // === looks ===
 
     /// Takes in a successful look that ran from `began` to `ended` on the process `identity`; says what broke before
@@ -336,9 +347,10 @@ impl Continuity {
             self.grace = Some(Grace { after: one.in_words(), until });
         }
         if one.cost_connections(&self.timing) {
-            let reconnect =
-                Reconnect { before: at.server.plus(FUTURE_TOLERANCE), until: at.mono.plus(self.reconnect_grace) };
-            self.reconnect = Some(reconnect);
+            // One that runs may have begun under a longer setting.
+            let running = self.reconnect.map(|running| running.until);
+            let until = at.mono.plus(self.reconnect_grace).max(running.unwrap_or_default());
+            self.reconnect = Some(Reconnect { before: at.server.plus(FUTURE_TOLERANCE), until });
         }
     }
 

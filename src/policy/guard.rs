@@ -96,6 +96,26 @@ pub struct Settings {
     pub max_keys: u32,
 }
 
+impl Settings {
+    /// Whether the two let the same entries go, sooner or later: how fast they go, and how much is listed, decides of none.
+    pub fn decide_alike(&self, other: &Self) -> bool {
+        let deciding = |settings: &Self| {
+            // Whoever adds a setting says here whether it decides.
+            let Self {
+                reconnect_grace,
+                silence_release,
+                group_extra,
+                writer_witness,
+                load: _,
+                max_evict_rate: _,
+                max_keys: _,
+            } = settings;
+            (*reconnect_grace, *silence_release, *group_extra, writer_witness.clone())
+        };
+        deciding(self) == deciding(other)
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {

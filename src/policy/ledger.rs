@@ -134,6 +134,24 @@ impl Ledger {
         Self { judges_by_absence, ..self }
     }
 
+    /// From now on another rate holds.
+    pub fn limit(&mut self, max_evict_rate: Option<u32>) {
+        self.pace.limit(max_evict_rate);
+    }
+
+    /// The same, after one that judged by other settings: a first contact, but no grace and no hold of it ends earlier.
+    #[must_use]
+    pub fn after(mut self, other: &Self) -> Self {
+        self.continuity = self.continuity.after(&other.continuity);
+        if let Some(now) = other.continuity.last_look() {
+            self.watch.doubt(other.watch.misdated_until(now.mono));
+            self.guard.recall(&other.guard.remember(now), false, now);
+            // What is kept in Redis is no newer.
+            self.recalled = true;
+        }
+        self
+    }
+
     /// For a single run: starts from this continuity instead of from a first contact.
     pub fn resume(&mut self, continuity: Continuity) {
         self.continuity = continuity;
@@ -694,6 +712,49 @@ mod tests {
         assert_eq!(ledger.watch.misdated_until(now.mono), after(4));
         let breaks = ledger.surveyed(&Identity::default(), now, now, &mut Survey::new(TIMING)).breaks;
         assert_eq!(breaks, [Break::ClockJump(-3_600_000)]);
+    }
+
+    /// What decides otherwise is a first contact, and what was about to break, or holds, is no less so for that.
+    #[test]
+    fn no_reload_ends_a_hold_or_hides_a_break() {
+        let mut before = surveyed(&[("a", 10), ("b", 10)]);
+        let until = |seconds: u64| at(seconds).server;
+        let suspension = memory::Suspension {
+            lasts: Duration::from_secs(1_800),
+            until: until(2_800),
+            again_until: until(9_000),
+            back: 7,
+            of: 20,
+        };
+        let guards =
+            Guards { mass_until: Some(until(3_600)), suspension: Some(suspension), ..before.guard.remember(at(1_000)) };
+        before.guard.recall(&guards, true, at(1_000));
+        before.suspect(Break::RoleLost);
+        let timing = Timing { threshold: TIMING.threshold * 2, ..TIMING };
+        let settings = guard::Settings { reconnect_grace: Duration::from_secs(1), ..guard::Settings::default() };
+
+        let mut after = Ledger::new(timing, &settings, Lifted::default()).after(&before);
+
+        let breaks = after.surveyed(&Identity::default(), at(1_010), at(1_010), &mut Survey::new(timing)).breaks;
+        assert_eq!(breaks, [Break::RoleLost, Break::FirstContact]);
+        assert_eq!(after.continuity.grace(at(1_010).mono).map(|grace| grace.until), Some(at(1_610).mono));
+        assert_eq!(after.guard.suspended(at(2_799).mono).and_then(|hold| hold.ends), Some(at(2_800).mono));
+        assert!(after.guard.hold(at(3_599)).is_some() && after.guard.hold(at(3_600)).is_none());
+    }
+
+    /// A grace that runs is as long as it was when it began.
+    #[test]
+    fn another_break_shortens_no_grace_to_reconnect() {
+        let mut before = surveyed(&[("a", 10)]);
+        before.suspect(Break::RoleLost);
+        before.reread(&Identity::default(), at(1_010));
+        let settings = guard::Settings { reconnect_grace: Duration::from_secs(1), ..guard::Settings::default() };
+        let mut after = Ledger::new(TIMING, &settings, Lifted::default()).after(&before);
+        after.suspect(Break::RoleLost);
+        after.surveyed(&Identity::default(), at(1_020), at(1_020), &mut Survey::new(TIMING));
+        let reconnect = after.continuity.reconnecting(at(1_020).mono).unwrap();
+        assert_eq!(reconnect.until, at(1_910).mono);
+        assert!(reconnect.before > at(1_020).server);
     }
 
     /// What is known after one survey at 1,000 s of entries of these groups and ages.

@@ -112,6 +112,11 @@ impl LoadGuard {
         Self { limits, load: Load::default(), slow: 0, batch: Duration::ZERO }
     }
 
+    /// From now on these limits hold; what is known of the load stays.
+    pub fn limit(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
     /// Takes in what the server says. While evicting pauses no batch is timed, so each such reading halves their average.
     pub fn heard(&mut self, load: Load) {
         let slow = self.limits.round_trip.is_some_and(|limit| load.round_trip > limit);

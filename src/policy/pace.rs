@@ -56,6 +56,11 @@ impl Rate {
         Self { per_second, window: Window::new(Duration::from_secs(1)) }
     }
 
+    /// From now on another limit holds; what went counts against it.
+    pub fn limit(&mut self, per_second: Option<u32>) {
+        self.per_second = per_second;
+    }
+
     /// How many may go now.
     pub fn allowance(&mut self, now: Monotonic) -> u64 {
         let limit = self.per_second.map_or(u64::MAX, u64::from);
@@ -89,6 +94,11 @@ impl Shared {
     /// So many a second, and at most `max` in all; `None` is unlimited.
     pub fn new(per_second: Option<u32>, max: Option<u64>) -> Self {
         Self { rate: Rate::new(per_second), left: max, reserved: 0 }
+    }
+
+    /// From now on another rate holds; what went counts against it.
+    pub fn limit(&mut self, per_second: Option<u32>) {
+        self.rate.limit(per_second);
     }
 
     /// How many may go now.
@@ -131,6 +141,12 @@ impl Pace {
     /// The pace for a source whose hubs ping every `heartbeat_interval`.
     pub fn new(per_second: Option<u32>, heartbeat_interval: Duration) -> Self {
         Self { rate: Rate::new(per_second), share: Window::new(heartbeat_interval), unlimited: per_second.is_none() }
+    }
+
+    /// From now on another rate holds; what went counts against it.
+    pub fn limit(&mut self, per_second: Option<u32>) {
+        self.rate.limit(per_second);
+        self.unlimited = per_second.is_none();
     }
 
     /// How many may go now, given how many entries the last survey saw.
@@ -229,6 +245,19 @@ mod tests {
         assert_eq!(pace.allowance(at(29_999), 1_000), 0);
         assert_eq!(pace.allowance(at(30_000), 1_000), 7);
         assert_eq!(pace.allowance(at(40_000), 1_000), 200);
+    }
+
+    #[test]
+    fn another_rate_forgives_nothing() {
+        let mut pace = Pace::new(Some(500), Duration::from_secs(30));
+        pace.spend(at(0), 400);
+        pace.limit(Some(450));
+        assert_eq!(pace.allowance(at(10), 10_000), 50);
+        pace.limit(None);
+        assert_eq!(pace.allowance(at(10), 10_000), u64::MAX);
+        pace.limit(Some(100));
+        assert_eq!(pace.allowance(at(10), 10_000), 0);
+        assert_eq!(pace.allowance(at(1_000), 10_000), 100);
     }
 
     #[test]

@@ -75,6 +75,17 @@ impl fmt::Display for Endpoint {
     }
 }
 
+impl Endpoint {
+    /// Whether the two are the same address: whom we trust there, and how the connection is kept from others, aside.
+    pub fn leads_where(&self, other: &Self) -> bool {
+        let address = |endpoint: &Self| match endpoint {
+            Self::Tcp { host, port } | Self::Tls { host, port, .. } => (Some((host.clone(), *port)), None),
+            Self::Unix(path) => (None, Some(path.clone())),
+        };
+        address(self) == address(other)
+    }
+}
+
 /// Which version of the protocol is spoken. Both say the same to us.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Protocol {
@@ -137,12 +148,22 @@ pub struct Links {
     endpoint: Endpoint,
     links: Vec<Arc<Link>>,
     tracker: Arc<Mutex<Tracker>>,
+    /// What those before them counted.
+    before: Status,
 }
 
 impl Links {
     /// No connection yet.
     pub fn new(endpoint: Endpoint) -> Self {
-        Self { endpoint, links: Vec::new(), tracker: Arc::default() }
+        Self { endpoint, links: Vec::new(), tracker: Arc::default(), before: Status::default().past() }
+    }
+
+    /// The same after others: what was counted goes on, and so does what was concluded of a server at the same address.
+    #[must_use]
+    pub fn after(self, others: &Self) -> Self {
+        let same = self.endpoint.leads_where(&others.endpoint);
+        let tracker = if same { Arc::clone(&others.tracker) } else { self.tracker };
+        Self { tracker, before: others.status().past(), ..self }
     }
 
     /// The connection that `settings` describe, as there is one for each database.
@@ -162,7 +183,8 @@ impl Links {
 
     /// The state of them all: up only if each is, the counters summed.
     pub fn status(&self) -> Status {
-        self.links.iter().map(|link| link.status()).reduce(Status::merge).unwrap_or_default()
+        let now = self.links.iter().map(|link| link.status()).reduce(Status::merge).unwrap_or_default();
+        now.merge(self.before.clone())
     }
 
     /// Whether Redis stores what hubs want stored, as far as our own requests have shown.
@@ -229,6 +251,12 @@ impl Link {
     /// Where it leads.
     pub fn endpoint(&self) -> &Endpoint {
         &self.settings.endpoint
+    }
+
+    /// Whether the two lead to the same database of the same address.
+    pub fn leads_where(&self, other: &Self) -> bool {
+        let (one, other) = (&self.settings, &other.settings);
+        one.db == other.db && one.endpoint.leads_where(&other.endpoint)
     }
 
     /// The number of its database.

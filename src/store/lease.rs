@@ -109,6 +109,25 @@ impl Lease {
         }
     }
 
+    /// The same, holding what another one of this process holds by the same definition of the source.
+    pub(super) fn after(&self, other: &Self) -> Self {
+        Self {
+            link: Arc::clone(&self.link),
+            clock: self.clock,
+            settings: self.settings,
+            source: Arc::clone(&self.source),
+            key: self.key.clone(),
+            value: other.value.clone(),
+            state: Mutex::new(other.locked().clone()),
+            gained: Notify::new(),
+        }
+    }
+
+    /// Whether this one and another stand for the same holder.
+    pub fn stands_for(&self, other: &Self) -> bool {
+        self.key == other.key && self.value == other.value
+    }
+
     /// The name of the source.
     pub fn source(&self) -> &str {
         &self.source

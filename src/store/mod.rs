@@ -201,6 +201,25 @@ impl Store {
         Self { lease: Some(Arc::new(lease)), ..self }
     }
 
+    /// Whether the two judge entries alike: those of the same place, by the same times.
+    pub fn judges_like(&self, other: &Self) -> bool {
+        let definition = |store: &Self| state::definition(&store.source, &store.timing);
+        self.link.leads_where(&other.link) && definition(self) == definition(other)
+    }
+
+    /// The same after another one of this source: the lease stays with us where nothing decides otherwise than before, and
+    /// so does what was seen of entries without a time.
+    #[must_use]
+    pub fn after(mut self, other: &Self) -> Self {
+        if self.judges_like(other) {
+            self.timeless = Arc::clone(&other.timeless);
+            if let (Some(own), Some(other)) = (&self.lease, &other.lease) {
+                self.lease = Some(Arc::new(own.after(other)));
+            }
+        }
+        self
+    }
+
     /// Our part in the lease of the source, where one is needed.
     pub fn lease(&self) -> Option<&Arc<Lease>> {
         self.lease.as_ref()

@@ -198,6 +198,13 @@ pub struct Status {
 }
 
 impl Status {
+    /// What is left of a connection that is no more: what it counted.
+    #[must_use]
+    pub fn past(self) -> Self {
+        let Self { connections_opened, requests, .. } = self;
+        Self { up: true, connections_opened, requests, ..Self::default() }
+    }
+
     /// The state of two connections to one server: up if both are, what was counted summed, and what can only be one
     /// thing as the connection saw it that was answered last.
     #[must_use]

@@ -302,4 +302,35 @@ for_each_server! {
         let again: Vec<Value> = hanging.posts()[1..].iter().flat_map(Post::events).collect();
         assert!(before.iter().all(|event| again.contains(event)), "the same ids: {before:?} {again:?}");
     }
+    /// What waits for a receiver that is away waits through a reload; that another webhook is told from now on loses nothing
+    /// either, as long as patience lasts.
+    async fn what_waits_survives_a_reload(server: Server) {
+        let (dir, port) = (TempDir::new().unwrap(), free_port());
+        let path = file(&dir, &server, FAST, &format!("http://127.0.0.1:{port}/"), "");
+        let hub = Hub::new(&server, Layout::Zset);
+        let live = hub.live(20).await;
+        let pinging = hub.ping_every(FAST.heartbeat, &live);
+        let daemon = settle(Binary::new(["run", "--config", &path])).await;
+        pinging.silence(&live[..2]);
+        evicts(&daemon, 2).await;
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, format!("[guard]\nmax_evict_rate = 400\n{text}")).unwrap();
+        for reloads in 1..=3 {
+            daemon.signal(Signal::HUP);
+            eventually(SOON, async || daemon.stderr().matches(" reloaded").count() == reloads).await;
+        }
+
+        let receiver = Receiver::at(port, 200).await;
+        let delivered = async || metric(&daemon, "webhook_delivered_total", None).await;
+        eventually(SOON, async || delivered().await == Some(2.0)).await;
+        assert_eq!(receiver.told().into_iter().collect::<BTreeSet<_>>(), live[..2].iter().cloned().collect());
+
+        let other = Receiver::answering(200).await;
+        std::fs::write(&path, text.replace(&format!(":{port}/"), &format!(":{}/", other.port))).unwrap();
+        daemon.signal(Signal::HUP);
+        eventually(SOON, async || daemon.stderr().matches(" reloaded").count() == 4).await;
+        pinging.silence(&live[2..3]);
+        eventually(SOON, async || delivered().await == Some(3.0)).await;
+        assert_eq!((other.told(), receiver.told().len()), (live[2..3].to_vec(), 2));
+    }
 }

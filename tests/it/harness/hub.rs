@@ -132,6 +132,15 @@ impl Hub {
         flags.iter().map(|&flag| flag.to_owned()).collect()
     }
 
+    /// The same as lines of a source in a file.
+    pub(crate) fn source_lines(&self) -> String {
+        let flags = self.source_flags();
+        let [container, key, times @ ..] = &flags[..] else { unreachable!("a flag and its value") };
+        let times: Vec<String> = times.chunks(2).map(|pair| format!("{:?}", pair[1])).collect();
+        let times = if times.is_empty() { String::new() } else { format!("last_ping = [{}]\n", times.join(", ")) };
+        format!("{} = {key:?}\n{times}", container.trim_start_matches("--"))
+    }
+
     /// Writes `n` new clients that ping right now.
     pub(crate) async fn live(&self, n: usize) -> Vec<String> {
         self.enter("c", n, Duration::ZERO).await
