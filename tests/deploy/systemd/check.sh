@@ -183,6 +183,29 @@ within 10 "the instance is connected" holds /metrics '^presence_reaper_redis_up 
 seen "an address that is taken: exit 1, tried again until it was free; by presence-reaper@chat, with its own credential"
 systemctl stop presence-reaper@chat.service
 
+# --- A system user of its name, whose password is taken anew at a reload
+
+systemd-sysusers - <<<'u presence-reaper - "evicts" -'
+install -m 400 -o presence-reaper /dev/stdin /etc/presence-reaper/redis-password <<<"$password"
+printf '[redis]\npassword_file = "/etc/presence-reaper/redis-password"\n' >>/etc/presence-reaper/reaper.toml
+mv /etc/credstore/presence-reaper.redis-password /etc/credstore/away
+systemctl start $unit || fail "it does not start as a system user"
+pid=$(property $unit MainPID)
+[ "$(of_process Uid)" = "$(id -u presence-reaper)" ] || fail "it does not run as the system user"
+within 10 "connected with the password of the file" holds /metrics '^presence_reaper_redis_up 1$'
+redis config set requirepass another >/dev/null
+REDISCLI_AUTH=another redis client kill type normal skipme yes >/dev/null
+within 20 "refused with the old password" holds /metrics '^presence_reaper_redis_up 0$'
+printf 'another' >/etc/presence-reaper/redis-password
+systemctl reload $unit || fail "reload after a rotation"
+within 20 "connected with the new password" holds /metrics '^presence_reaper_redis_up 1$'
+is $unit MainPID "$pid"
+REDISCLI_AUTH=another redis config set requirepass "$password" >/dev/null
+systemctl stop $unit
+mv /etc/credstore/away /etc/credstore/presence-reaper.redis-password
+configure reaper
+seen "as a system user: a rotated password is taken at a reload, by the same process"
+
 # --- The environment file, with all that it proposes
 
 mkdir -p /etc/default
