@@ -109,7 +109,7 @@ pub enum Task {
 }
 
 /// What a single run reports, and how.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// The form.
     pub output: Output,
@@ -119,6 +119,8 @@ pub struct Report {
     pub limit: Option<usize>,
     /// Hide ids.
     pub redact: bool,
+    /// Write the numbers into this file, too, for the textfile collector of node_exporter.
+    pub metrics_file: Option<PathBuf>,
 }
 
 /// The form of a report.
@@ -234,6 +236,9 @@ struct OneShotArgs {
     /// Exit 10 when more than N entries are stale, with --dry-run or --once [default N: 0]
     #[arg(long, value_name = "N", help_heading = "Report", num_args = 0..=1, require_equals = true, default_missing_value = "0")]
     fail_on_stale: Option<u64>,
+    /// Write the numbers of the run into FILE, too, for node_exporter's textfile collector, with --dry-run or --once
+    #[arg(long, value_name = "FILE", help_heading = "Report")]
+    metrics_file: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -584,8 +589,9 @@ const NO_REPORT: &str = "the daemon writes no report: --output belongs to --dry-
 impl OneShotArgs {
     /// The task of a command line without a subcommand.
     fn task(self) -> Result<Task, String> {
-        let Self { output, all, limit, redact, fail_on_stale, .. } = self;
-        let report = Report { output: output.unwrap_or_default(), all, limit, redact };
+        let unheeded = self.of_a_report().into_iter().find(|(_, given)| *given);
+        let Self { output, all, limit, redact, fail_on_stale, metrics_file, .. } = self;
+        let report = Report { output: output.unwrap_or_default(), all, limit, redact, metrics_file };
         if !self.once && self.max.is_some() {
             return Err("--max belongs to --once".to_owned());
         }
@@ -601,7 +607,7 @@ impl OneShotArgs {
                 Ok(Task::Once { release, max: self.max, report, fail_on_stale })
             }
             (false, false) if output.is_some() => Err(NO_REPORT.to_owned()),
-            (false, false) => match self.of_a_report().into_iter().find(|(_, given)| *given) {
+            (false, false) => match unheeded {
                 Some((flag, _)) => Err(format!("{flag} belongs to --dry-run or --once")),
                 None => Ok(Task::Run { dry_run: false, redact }),
             },
@@ -609,8 +615,13 @@ impl OneShotArgs {
     }
 
     /// What only a report can heed.
-    fn of_a_report(&self) -> [(&'static str, bool); 3] {
-        [("--fail-on-stale", self.fail_on_stale.is_some()), ("--all", self.all), ("--limit", self.limit.is_some())]
+    fn of_a_report(&self) -> [(&'static str, bool); 4] {
+        [
+            ("--fail-on-stale", self.fail_on_stale.is_some()),
+            ("--all", self.all),
+            ("--limit", self.limit.is_some()),
+            ("--metrics-file", self.metrics_file.is_some()),
+        ]
     }
 
     /// A subcommand is a task of its own; what it heeds may stand before it.

@@ -18,7 +18,8 @@ use flate2::write::GzEncoder;
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{
-    ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, VARY,
+    ACCEPT, ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
+    VARY,
 };
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -57,11 +58,11 @@ pub struct Verdict {
 
 /// What the endpoints show. Asked at every request, so it only tells what is known already.
 pub trait Pages: Send + Sync + 'static {
-    /// The metrics in the text format of Prometheus.
+    /// The metrics: in the format of OpenMetrics if `open`, else in the text format of Prometheus.
     ///
     /// # Errors
     /// Why there are none.
-    fn metrics(&self) -> Result<String, String>;
+    fn metrics(&self, open: bool) -> Result<String, String>;
 
     /// Everything that is known, as a JSON document.
     ///
@@ -109,6 +110,8 @@ const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const PROMETHEUS_TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+const OPEN_METRICS: HeaderValue =
+    HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 
 const INDEX: &str = "<!DOCTYPE html>
 <html lang=\"en\">
@@ -256,7 +259,8 @@ struct Page {
 fn answer<B>(request: &Request<B>, pages: &dyn Pages) -> Answer {
     let page: fn(&dyn Pages) -> Page = match request.uri().path() {
         "/" => |_| page(StatusCode::OK, HTML, INDEX),
-        "/metrics" => |pages| told(PROMETHEUS_TEXT, pages.metrics()),
+        "/metrics" if prefers_open_metrics(request.headers()) => |pages| told(OPEN_METRICS, pages.metrics(true)),
+        "/metrics" => |pages| told(PROMETHEUS_TEXT, pages.metrics(false)),
         "/status" => |pages| told(JSON, pages.status()),
         "/redis" => |pages| judged(JSON, pages.standing()),
         "/healthz" | "/-/healthy" => |pages| judged(TEXT, pages.healthy()),
@@ -303,7 +307,7 @@ impl Page {
         // Every page is about this moment.
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if self.long {
-            headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
+            headers.insert(VARY, HeaderValue::from_static("accept, accept-encoding"));
         }
         if is_packed {
             headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
@@ -314,19 +318,61 @@ impl Page {
 
 /// Whether whoever asks takes gzip. What it says of gzip itself counts before what it says of everything.
 fn accepts_gzip(asked: &HeaderMap) -> bool {
-    let lists = asked.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
     let (mut gzip, mut any) = (None, None);
-    for offer in lists.flat_map(|list| list.split(',')) {
-        let (name, parameters) = offer.split_once(';').unwrap_or((offer, ""));
-        let weight = parameters.trim().strip_prefix(['q', 'Q']).and_then(|rest| rest.trim_start().strip_prefix('='));
-        let wanted = weight.is_none_or(|weight| weight.trim().parse::<f32>().is_ok_and(|weight| weight > 0.0));
-        match name.trim() {
-            name if name.eq_ignore_ascii_case("gzip") || name.eq_ignore_ascii_case("x-gzip") => gzip = Some(wanted),
-            "*" => any = Some(wanted),
+    for offer in offers(asked, ACCEPT_ENCODING) {
+        match offer.name {
+            name if name.eq_ignore_ascii_case("gzip") || name.eq_ignore_ascii_case("x-gzip") => gzip = Some(offer),
+            "*" => any = Some(offer),
             _ => {}
         }
     }
-    gzip.or(any).unwrap_or(false)
+    gzip.or(any).is_some_and(|offer| offer.weight > 0.0)
+}
+
+/// Whether whoever asks wants OpenMetrics at least as much as plain text. Whatever else it takes, or if it says nothing:
+/// plain text.
+fn prefers_open_metrics(asked: &HeaderMap) -> bool {
+    let (mut open, mut text) = (0.0, 0.0);
+    for offer in offers(asked, ACCEPT) {
+        let is_ours = offer.parameter("version").is_none_or(|version| version == "1.0.0");
+        if offer.name.eq_ignore_ascii_case("application/openmetrics-text") && is_ours {
+            open = offer.weight.max(open);
+        } else if offer.name.eq_ignore_ascii_case("text/plain") {
+            text = offer.weight.max(text);
+        }
+    }
+    open > 0.0 && open >= text
+}
+
+/// One of the things that whoever asks would take.
+struct Offer<'a> {
+    name: &'a str,
+    parameters: &'a str,
+    /// 0 is a refusal; so is what can't be read.
+    weight: f32,
+}
+
+impl<'a> Offer<'a> {
+    fn new(text: &'a str) -> Self {
+        let (name, parameters) = text.split_once(';').unwrap_or((text, ""));
+        let mut offer = Self { name: name.trim(), parameters, weight: 1.0 };
+        if let Some(weight) = offer.parameter("q") {
+            offer.weight = weight.parse().unwrap_or(0.0);
+        }
+        offer
+    }
+
+    fn parameter(&self, wanted: &str) -> Option<&'a str> {
+        let pairs = self.parameters.split(';').filter_map(|parameter| parameter.split_once('='));
+        let mut found = pairs.filter(|(name, _)| name.trim().eq_ignore_ascii_case(wanted));
+        found.next().map(|(_, value)| value.trim().trim_matches('"'))
+    }
+}
+
+/// All that a header offers.
+fn offers(asked: &HeaderMap, header: HeaderName) -> impl Iterator<Item = Offer<'_>> {
+    let lists = asked.get_all(header).into_iter().filter_map(|value| value.to_str().ok());
+    lists.flat_map(|list| list.split(',')).map(Offer::new)
 }
 
 /// None if it can't be packed, which writing to memory never meets.
@@ -365,8 +411,12 @@ mod tests {
     }
 
     impl Pages for Known {
-        fn metrics(&self) -> Result<String, String> {
-            if self.trouble { Err("no numbers".into()) } else { Ok(self.text.clone()) }
+        fn metrics(&self, open: bool) -> Result<String, String> {
+            match self.trouble {
+                true => Err("no numbers".into()),
+                false if open => Ok("# EOF\n".into()),
+                false => Ok(self.text.clone()),
+            }
         }
 
         fn status(&self) -> Result<String, String> {
@@ -566,8 +616,39 @@ mod tests {
                 let request = format!("HEAD {path} HTTP/1.1\r\nHost: reaper\r\nAccept-Encoding: {accepted}\r\n\r\n");
                 let head = server.says(&request).await;
                 assert_eq!(head.contains("content-encoding: gzip\r\n"), packed && packs, "{path} {accepted}: {head}");
-                assert_eq!(head.contains("vary: accept-encoding\r\n"), packs, "{path} {accepted}: {head}");
+                assert_eq!(head.contains("vary: accept, accept-encoding\r\n"), packs, "{path} {accepted}: {head}");
             }
+        }
+        server.ends().await;
+    }
+
+    #[tokio::test]
+    async fn open_metrics_are_for_those_who_ask_for_them() {
+        let server = Server::start(LIMITS).await;
+        // As Prometheus 2.42 and 3.5 ask, and one that was told to prefer the older format.
+        let two = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,\
+                   text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+        let three = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
+                     application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,\
+                     text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
+        let older = "text/plain;version=0.0.4;q=0.6,application/openmetrics-text;version=1.0.0;q=0.5,*/*;q=0.2";
+        for (accepted, open) in [
+            (two, true),
+            (three, true),
+            (older, false),
+            ("application/openmetrics-text", true),
+            ("Application/OpenMetrics-Text; Version=\"1.0.0\"; Q=0.1", true),
+            ("application/openmetrics-text;version=0.0.1", false),
+            ("application/openmetrics-text;q=0", false),
+            ("application/openmetrics-text;q=nonsense", false),
+            ("text/html,*/*", false),
+            ("", false),
+        ] {
+            let request = format!("GET /metrics HTTP/1.1\r\nHost: reaper\r\nAccept: {accepted}\r\n\r\n");
+            let answer = server.says(&request).await;
+            let kind = "content-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n";
+            assert_eq!(answer.contains(kind), open, "{accepted}: {answer}");
+            assert_eq!(answer.ends_with("# EOF\n"), open, "{accepted}: {answer}");
         }
         server.ends().await;
     }

@@ -23,8 +23,8 @@
 //! | [`store`] | the Redis edge: one database of one master | `policy`, `language`, `clock`, `text` |
 //! | [`webhook`] | queues of what webhooks are to be told, and who delivers it | `policy`, the outbox and CAs of `store`, `clock` |
 //! | [`report`] | what a single run found, as tables, JSON or lines; a daemon's `/status` | `policy`, a finding and the turns of `reaper`, the naming of `store`, `text` |
-//! | [`output`] | stdout, and the line of stderr that is written over | nothing |
-//! | [`metrics`] | what Prometheus sees | `policy`, a report of `reaper`, a status of `store`, a tally of `webhook` |
+//! | [`output`] | stdout, a file that is replaced as a whole, and the line of stderr that is written over | nothing |
+//! | [`metrics`] | what Prometheus sees | `policy`, a report and a finding of `reaper`, a status of `store`, a tally of `webhook` |
 //! | [`http`] | the endpoints | nothing |
 //! | [`logging`] | what is said on stderr | `clock` |
 //! | [`demo`] | the program at work on a private server | `assemble`, `config`, `service`, `daemon`, `reaper`, `policy`, `clock` |

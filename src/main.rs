@@ -12,7 +12,8 @@ use presence_reaper::cli::{self, AclServer, AclVersion, Cli, DEFAULT_CONFIG, Out
 use presence_reaper::clock::Clock;
 use presence_reaper::config::{self, Config};
 use presence_reaper::inspect::{self, Aim};
-use presence_reaper::output::{self, StatusLine, Written};
+use presence_reaper::metrics::{self, Single};
+use presence_reaper::output::{self, Replacement, StatusLine, Written};
 use presence_reaper::policy::duration::in_words;
 use presence_reaper::policy::guard::Lifted;
 use presence_reaper::policy::order::{Brake, Command};
@@ -134,7 +135,7 @@ impl Manner {
         let colors = |terminal| cli.color.is_wanted(terminal, no_color);
         let redact = match cli.task {
             Task::Run { redact, .. } | Task::Connect { redact, .. } => redact,
-            Task::Audit { report, .. } | Task::Once { report, .. } => report.redact,
+            Task::Audit { ref report, .. } | Task::Once { ref report, .. } => report.redact,
             _ => false,
         };
         let redaction = redact.then(Redaction::random).transpose().map_err(|error| {
@@ -229,7 +230,9 @@ fn brake_on_signal(orders: Arc<StandingOrders>, clock: Clock) {
 // === single runs ===
 
 async fn audit(config: &Config, report: Report, fail_on_stale: Option<u64>, manner: Manner) -> Exit {
-    begin_single_run(config, &manner);
+    if let Err(exit) = begin_single_run(config, &report, &manner) {
+        return exit;
+    }
     let stop = stop_on_signal();
     let clock = Clock::start();
     let run = Run { redaction: manner.redaction, ..Run::unlimited(Mode::DryRun) };
@@ -249,7 +252,9 @@ async fn once(
     fail_on_stale: Option<u64>,
     manner: Manner,
 ) -> Exit {
-    begin_single_run(config, &manner);
+    if let Err(exit) = begin_single_run(config, &report, &manner) {
+        return exit;
+    }
     let stop = stop_on_signal();
     let clock = Clock::start();
     let lifted = Lifted { silent: release.silent, mass: release.mass };
@@ -271,12 +276,29 @@ async fn once(
 }
 
 /// A single run has a report; the log speaks only of what the report can't say, unless it was asked to say more.
-fn begin_single_run(config: &Config, manner: &Manner) {
+/// Whether it can leave its numbers where it is to leave them shows now, before anything is evicted.
+fn begin_single_run(config: &Config, report: &Report, manner: &Manner) -> Result<(), Exit> {
     let level = if config.log.level > Level::INFO { config.log.level } else { Level::ERROR };
     if let Err(error) = logging::init(&logging::Settings { level, ..config.log.clone() }, manner.stderr_colors) {
         complain(&error);
     }
     config.warnings.iter().for_each(|warning| warn(warning));
+    report
+        .metrics_file
+        .iter()
+        .try_for_each(|path| Replacement::begin(path).map(drop).map_err(|error| no_file(path, &error)))
+}
+
+fn no_file(path: &Path, error: &dyn Display) -> Exit {
+    complain(&format!("--metrics-file {}: {error}", path.display()));
+    Exit::Failed
+}
+
+/// Leaves the numbers of a run for node_exporter.
+fn leave_numbers(path: &Path, run: &report::Run<'_>) -> Result<(), Exit> {
+    let kind = if run.dry_run { Single::Audit } else { Single::Once };
+    let page = metrics::of_single_run(kind, run.findings, run.wall).map_err(|error| no_file(path, &error))?;
+    Replacement::begin(path).and_then(|file| file.finish(&page)).map_err(|error| no_file(path, &error))
 }
 
 /// A single run while it speaks: what its report asks of the surveys, the lines that are written meanwhile, and what a
@@ -370,7 +392,7 @@ async fn conclude(
     fail_on_stale: Option<u64>,
     colors: bool,
 ) -> Exit {
-    let (report, clock) = (telling.report, telling.clock);
+    let (report, clock) = (telling.report.clone(), telling.clock);
     let run = report::Run { dry_run, wall: Clock::wall(), mono: clock.now(), all: report.all, findings };
     let written = match telling.end().await {
         Written::Whole => output::write_whole(|out| match report.output {
@@ -380,6 +402,7 @@ async fn conclude(
         }),
         broken_off => broken_off,
     };
+    let left = report.metrics_file.iter().try_for_each(|path| leave_numbers(path, &run));
     let failures = findings.iter().filter_map(|finding| finding.failure.as_ref());
     failures.clone().for_each(|error| complain(error));
     let complete = findings.iter().all(Finding::is_complete);
@@ -387,7 +410,7 @@ async fn conclude(
     let failed = failures.count();
     // An audit that ended because its reader left is done, whatever it did not come to.
     let seen_enough = dry_run && matches!(written, Written::ReaderLeft) && fail_on_stale.is_none() && failed == 0;
-    if told(written) == Exit::Failed || failed == findings.len() {
+    if told(written) == Exit::Failed || left.is_err() || failed == findings.len() {
         Exit::Failed
     } else if !complete && !seen_enough {
         Exit::Incomplete

@@ -17,12 +17,16 @@ use crate::store::status::Status;
 use crate::webhook::Tally;
 
 mod connection;
+mod family;
+mod openmetrics;
 mod series;
+mod single_run;
 mod source;
 #[cfg(test)]
 mod tests;
 
 use series::Series;
+pub use single_run::{Single, of_single_run};
 use source::Source;
 
 /// What the metrics tell of a source's settings.
@@ -38,6 +42,25 @@ pub struct SourceLabels {
     pub threshold: Duration,
     /// The planned distance of two surveys.
     pub sweep_interval: Duration,
+}
+
+/// In which format they are told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// The text format of Prometheus ([`prometheus::TEXT_FORMAT`]).
+    #[default]
+    Text,
+    /// OpenMetrics 1.0.
+    OpenMetrics,
+}
+
+impl Format {
+    fn write(self, families: &[MetricFamily]) -> Result<String, prometheus::Error> {
+        match self {
+            Self::Text => TextEncoder::new().encode_to_string(families),
+            Self::OpenMetrics => openmetrics::page(families).map_err(|error| prometheus::Error::Msg(error.to_string())),
+        }
+    }
 }
 
 /// The numbers of the whole process.
@@ -150,11 +173,11 @@ impl Metrics {
         }
     }
 
-    /// Everything in the text format of Prometheus ([`prometheus::TEXT_FORMAT`]).
+    /// Everything there is.
     ///
     /// # Errors
     /// None is known.
-    pub fn render(&self, status: &Status) -> Result<String, prometheus::Error> {
+    pub fn render(&self, status: &Status, format: Format) -> Result<String, prometheus::Error> {
         let mut families = self.registry.gather();
         {
             let sources = self.locked();
@@ -164,8 +187,7 @@ impl Metrics {
             }
         }
         families.extend(connection::families(status));
-        let families = merged(families);
-        TextEncoder::new().encode_to_string(&families)
+        format.write(&merged(families))
     }
 }
 

@@ -1,10 +1,15 @@
-//! stdout, where data goes, and the line of stderr that is written over while somebody waits.
+//! stdout, where data goes, a file that somebody else reads, and the line of stderr that is written over while somebody
+//! waits.
 //!
 //! Whoever closes the pipe has seen enough: that is no failure.
 
+use std::fs::{self, Permissions};
 use std::io::{self, BufWriter, IsTerminal, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use tempfile::NamedTempFile;
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::mpsc::error::TryRecvError;
 
@@ -65,6 +70,44 @@ pub fn write_as_it_comes<T>(
         left();
     }
     written
+}
+
+/// A file that is written aside and then renamed: whoever reads it meets the old one or the new one, never half of it.
+/// Everybody may read it, since those who do are others. Dropped before it is finished, it leaves nothing.
+#[derive(Debug)]
+pub struct Replacement {
+    path: PathBuf,
+    aside: NamedTempFile,
+}
+
+impl Replacement {
+    /// Beside `path`, under a name that no collector reads.
+    ///
+    /// # Errors
+    /// Nothing can be written there, or something else than a file is there: what were renamed over a link or a device
+    /// would take its place.
+    pub fn begin(path: &Path) -> io::Result<Self> {
+        if fs::symlink_metadata(path).is_ok_and(|there| !there.is_file()) {
+            return Err(io::Error::other("this is no regular file: name one, or one that does not exist yet"));
+        }
+        let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
+        let aside = tempfile::Builder::new()
+            .prefix(".presence-reaper-")
+            .suffix(".tmp")
+            .tempfile_in(directory.unwrap_or(Path::new(".")))?;
+        aside.as_file().set_permissions(Permissions::from_mode(0o644))?;
+        Ok(Self { path: path.to_owned(), aside })
+    }
+
+    /// Writes it, and puts it in its place.
+    ///
+    /// # Errors
+    /// Whatever the system says; then the old file stands.
+    pub fn finish(mut self, text: &str) -> io::Result<()> {
+        self.aside.write_all(text.as_bytes())?;
+        self.aside.persist(self.path)?;
+        Ok(())
+    }
 }
 
 /// A line of stderr that is written over: only a terminal has one.

@@ -1,6 +1,7 @@
 //! The daemon with its faces: the loops on one side, metrics and endpoints on the other, one board between them.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use crate::config::Config;
 use crate::daemon::{self, Health, Observer};
 use crate::http::{self, Pages, Verdict};
 use crate::logging;
-use crate::metrics::{Metrics, SourceLabels};
+use crate::metrics::{Format, Metrics, SourceLabels};
 use crate::policy::duration::in_words;
 use crate::policy::entry::{Monotonic, Timestamp};
 use crate::reaper::{Finding, Mode, Reaper, Report, Turns};
@@ -82,6 +83,7 @@ impl Service {
             metrics,
             generation,
             server,
+            outdated: AtomicBool::new(false),
             clock,
             wall: Wall::at(clock),
             supervisor: Supervisor::of_environment(),
@@ -189,6 +191,8 @@ struct Board {
     generation: RwLock<Arc<Generation>>,
     /// Where the endpoints listen.
     server: http::Settings,
+    /// The last configuration that was read was not taken over.
+    outdated: AtomicBool,
     clock: Clock,
     wall: Wall,
     supervisor: Supervisor,
@@ -239,7 +243,8 @@ impl Board {
 
     /// How things stand, in a sentence.
     fn summary(&self) -> String {
-        self.generation().summary()
+        let outdated = if self.outdated.load(Ordering::Relaxed) { "the last reload failed, see the log; " } else { "" };
+        format!("{outdated}{}", self.generation().summary())
     }
 
     /// Waits until another configuration is asked for and can be taken over; for ever where nobody can ask.
@@ -260,7 +265,8 @@ impl Board {
                     mistakes.iter().for_each(|mistake| error!("{mistake}"));
                     error!("not reloaded: the configuration stays as it was");
                     self.metrics.reload_failed();
-                    self.supervisor.ready("not reloaded, see the log: the configuration stays as it was");
+                    self.outdated.store(true, Ordering::Relaxed);
+                    self.supervisor.ready(&self.summary());
                 }
             }
         }
@@ -300,7 +306,8 @@ impl Board {
                 info!(source, "begins anew: what decides who may go is new or has changed");
             }
         }
-        self.supervisor.ready(&generation.summary());
+        self.outdated.store(false, Ordering::Relaxed);
+        self.supervisor.ready(&self.summary());
         reapers
     }
 }
@@ -350,7 +357,7 @@ impl Observer for Audience {
 }
 
 impl Pages for Board {
-    fn metrics(&self) -> Result<String, String> {
+    fn metrics(&self, open: bool) -> Result<String, String> {
         let generation = self.generation();
         for lease in generation.leases.iter().flatten() {
             self.metrics.leading(lease.source(), lease.leads(), lease.transitions());
@@ -358,7 +365,8 @@ impl Pages for Board {
         for (seen, webhooks) in generation.health.sources().iter().zip(&generation.webhooks) {
             self.metrics.told(&seen.finding.source, &webhooks.tally());
         }
-        self.metrics.render(&generation.links.status()).map_err(|error| error.to_string())
+        let format = if open { Format::OpenMetrics } else { Format::Text };
+        self.metrics.render(&generation.links.status(), format).map_err(|error| error.to_string())
     }
 
     fn status(&self) -> Result<String, String> {

@@ -161,6 +161,15 @@ reload connections stay@a_rotated_password_is_picked@assemble.rs@s/let mut links
 reload what waits is lost@what_waits_survives_a_reload@webhook.rs@s/other.outbox.is_none\(\) \&\& hook.settings/false \&\& hook.settings/
 reload a broken file is half taken over@a_broken_file_keeps@metrics.rs@s/self.reload_succeeded.set\(0.0\);//
 watchdog it is fed in any case@the_watchdog_is_fed@service.rs@s/supervisor.alive\(\);//
+metrics an operator's hold is counted each time@an_operators_hold_is_counted_once@metrics/source.rs@s/ \&\& !self.state.is_set\(State::Held.as_str\(\)\)//
+metrics OpenMetrics whatever is asked for@open_metrics_are_for_those@http.rs@s/open > 0.0 \&\& open >= text/open >= 0.0 || open >= text/
+metrics OpenMetrics without its end@open_metrics_say_the_same@metrics/openmetrics.rs@s/page.push_str\("# EOF.n"\);//
+metrics of a source that was not read are zero@what_was_not_seen_is_no_zero@metrics/single_run.rs@s/survey.map_or\(f64::NAN, .*count as f64\)/count as f64/
+metrics of a run are written over a link@a_file_that_can_not_be_written@output.rs@s/is_ok_and\(.there. !there.is_file\(\)\)/is_ok_and(|_| false)/
+metrics of a run are for ourselves alone@an_audit_and_once_leave@output.rs@s/from_mode\(0o644\)/from_mode(0o600)/
+kube ports of Services are warned of@variables_that_kubernetes@config/tree.rs@s/\|\| name.match_indices\("_PORT"\).*//
+kube whatever ends in _PORT is a Service's@variables_that_only_look_like@config/tree.rs@s/ && value.contains\(":\/\/"\)//
+kube a misspelt setting may be a Service's@variables_that_only_look_like@config/tree.rs@s/if name.contains\("__"\)/if false/
 M
 }
 

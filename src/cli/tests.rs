@@ -18,7 +18,7 @@ fn refused(line: &str, sentence: &str) {
     assert!(error.to_string().starts_with(&format!("error: {sentence}\n")), "{line}: {error}");
 }
 
-const TEXT: Report = Report { output: Output::Text, all: false, limit: None, redact: false };
+const TEXT: Report = Report { output: Output::Text, all: false, limit: None, redact: false, metrics_file: None };
 
 const AUDIT: Task = Task::Audit { report: TEXT, fail_on_stale: None };
 
@@ -38,8 +38,10 @@ fn tasks_are_read() {
     let json = Report { output: Output::Json, ..TEXT };
     check("--dry-run -o json --fail-on-stale", Task::Audit { report: json, fail_on_stale: Some(0) });
     check("--dry-run --fail-on-stale=7", Task::Audit { report: TEXT, fail_on_stale: Some(7) });
-    let report = Report { output: Output::Ndjson, all: true, limit: Some(0), redact: true };
+    let report = Report { output: Output::Ndjson, all: true, limit: Some(0), redact: true, metrics_file: None };
     check("--dry-run -o ndjson --all --limit 0 --redact", Task::Audit { report, fail_on_stale: None });
+    let report = Report { metrics_file: Some("/x/y.prom".into()), ..TEXT };
+    check("--dry-run --metrics-file /x/y.prom", Task::Audit { report, fail_on_stale: None });
     check("--once", once(Release::default(), None));
     check("--once --release mass,silent --max 5", once(Release { silent: true, mass: true }, Some(5)));
     check("--once --release silent", once(Release { silent: true, mass: false }, None));
@@ -71,6 +73,8 @@ fn what_does_not_go_together_is_said_in_a_sentence() {
     refused("--dry-run --max 1", "--max belongs to --once");
     refused("--fail-on-stale", "--fail-on-stale belongs to --dry-run or --once");
     refused("--all", "--all belongs to --dry-run or --once");
+    refused("--metrics-file x", "--metrics-file belongs to --dry-run or --once");
+    refused("--metrics-file x run", "--metrics-file does not go with `run`: leave one of the two out");
     refused("--limit 3", "--limit belongs to --dry-run or --once");
     refused("--limit 3 run", "--limit does not go with `run`: leave one of the two out");
     refused("--redact check", "with check, --redact belongs to --connect: nothing else shows an id");

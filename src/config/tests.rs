@@ -234,9 +234,6 @@ fn a_source_by_flags_takes_the_place_of_those_in_the_file() {
 fn variables_of_others_are_passed_over_and_misspelt_ones_warned_about() {
     let environment = [
         ("PATH", "/bin"),
-        ("PRESENCE_REAPER_PORT", "tcp://10.0.0.1:19121"),
-        ("PRESENCE_REAPER_SERVICE_HOST", "10.0.0.1"),
-        ("PRESENCE_REAPER_PORT_19121_TCP", "tcp://10.0.0.1:19121"),
         ("PRESENCE_REAPER_REDIS_URL", "redis://:secret@h"),
         ("PRESENCE_REAPER_REDIS__PASSWROD", "secret"),
         ("PRESENCE_REAPER_SOURCE__ZSET", "a"),
@@ -251,6 +248,55 @@ fn variables_of_others_are_passed_over_and_misspelt_ones_warned_about() {
             "variable PRESENCE_REAPER_SOURCE__ZSET: no setting has this name; it is ignored\n  hint: PRESENCE_REAPER_REDIS__URL, for example, is `url` in [redis]; sources stand only in the file",
         ]
     );
+}
+
+/// What the kubelet puts into a Pod for a Service with two ports, the second of UDP.
+fn service_links(service: &str) -> Vec<(String, &'static str)> {
+    let links = [
+        ("SERVICE_HOST", "10.96.0.17"),
+        ("SERVICE_PORT", "19121"),
+        ("SERVICE_PORT_METRICS", "19121"),
+        ("SERVICE_PORT_METRICS_UDP", "53"),
+        ("PORT", "tcp://10.96.0.17:19121"),
+        ("PORT_19121_TCP", "tcp://10.96.0.17:19121"),
+        ("PORT_19121_TCP_PROTO", "tcp"),
+        ("PORT_19121_TCP_PORT", "19121"),
+        ("PORT_19121_TCP_ADDR", "10.96.0.17"),
+        ("PORT_53_UDP", "udp://10.96.0.17:53"),
+        ("PORT_53_UDP_PROTO", "udp"),
+        ("PORT_53_UDP_PORT", "53"),
+        ("PORT_53_UDP_ADDR", "10.96.0.17"),
+    ];
+    links.map(|(link, value)| (format!("{service}_{link}"), value)).to_vec()
+}
+
+#[test]
+fn variables_that_kubernetes_makes_of_services_are_passed_over() {
+    let services = ["", "_HA", "_METRICS", "_REDIS", "_CONFIG", "_SERVER", "_LEASE", "_PORT", "_PORT_1", "_SERVICE"];
+    let links: Vec<_> = services.iter().flat_map(|name| service_links(&format!("PRESENCE_REAPER{name}"))).collect();
+    let links: Vec<(&str, &str)> = links.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+    assert_eq!(accepted(with(HUB, &links, &[])).warnings, []);
+}
+
+#[test]
+fn variables_that_only_look_like_those_of_kubernetes_are_warned_about() {
+    let mistakes = [
+        ("PRESENCE_REAPER_PORT", "19121"),
+        ("PRESENCE_REAPER_REDIS_PORT", "6380"),
+        ("PRESENCE_REAPER_REDIS__PORT", "6380"),
+        ("PRESENCE_REAPER_SERVER__PORT", "tcp://10.0.0.1:19121"),
+        ("PRESENCE_REAPER_SERVER__SERVICE_HOST", "10.0.0.1"),
+        ("PRESENCE_REAPER_SERVICE_NAME", "reaper"),
+        ("PRESENCE_REAPER_PORT_TCP", "19121"),
+        ("PRESENCE_REAPER_PORT_19121", "19121"),
+        ("PRESENCE_REAPER_PORT_19121_TCP_HOST", "10.0.0.1"),
+        ("PRESENCE_REAPER_PORT_99999_TCP", "tcp://10.0.0.1:99999"),
+    ];
+    for (name, value) in mistakes {
+        let warnings = accepted(with(HUB, &[(name, value)], &[])).warnings;
+        let [warning] = warnings.as_slice() else { panic!("{name}: {warnings:?}") };
+        assert_eq!(warning.place, Place::Variable(name.to_owned()));
+    }
 }
 
 /// A good value of each scalar that a variable can set, other than its default.
@@ -290,8 +336,8 @@ fn every_scalar_of_the_four_tables_is_set_by_its_variable() {
             Err(problems) => problems.0,
         };
         assert!(said.iter().all(|problem| !problem.what.contains("no setting")), "{name} is read: {said:?}");
-        let from_kubernetes = name.ends_with("_PORT") || name.contains("_SERVICE_");
-        assert!(!from_kubernetes, "{name} is a name that Kubernetes invents");
+        let looks_so = name.ends_with("_PORT") || name.contains("_PORT_") || name.contains("_SERVICE_");
+        assert!(!looks_so, "{name} looks like a name that Kubernetes invents");
     }
 }
 

@@ -150,8 +150,11 @@ pub(super) fn add_environment(
 ) -> (Vec<String>, Vec<Problem>) {
     let (mut strange, mut problems) = (Vec::new(), Vec::new());
     for (name, value) in variables {
-        let is_setting =
-            |name: &&str| name.starts_with(PREFIX) && *name != FILE_VARIABLE && !invented_by_kubernetes(name);
+        let is_setting = |name: &&str| {
+            name.starts_with(PREFIX)
+                && *name != FILE_VARIABLE
+                && !invented_by_kubernetes(name, &value.to_string_lossy())
+        };
         let Some(name) = name.to_str().filter(is_setting) else { continue };
         let place = Place::Variable(name.to_owned());
         let path = name[PREFIX.len()..].to_ascii_lowercase();
@@ -168,9 +171,30 @@ pub(super) fn add_environment(
     (strange, problems)
 }
 
-/// A Service named `presence-reaper` puts such names into every Pod of its namespace.
-fn invented_by_kubernetes(name: &str) -> bool {
-    name.ends_with("_PORT") || name.contains("_PORT_") || name.contains("_SERVICE_")
+/// A Service puts such variables into every Pod of its namespace. One named `presence-reaper`, or `presence-reaper-redis`,
+/// makes them begin like ours: no setting may look so, and nobody wants to be warned of them. What merely looks alike, as
+/// `PRESENCE_REAPER_REDIS_PORT=6380`, is somebody's mistake.
+fn invented_by_kubernetes(name: &str, value: &str) -> bool {
+    // Two underscores in a row stand between a table and its key, and in the name of no Service that one meets.
+    if name.contains("__") {
+        return false;
+    }
+    let of_a_port = |(at, port): (usize, &str)| is_of_a_port(&name[at + port.len()..]);
+    name.ends_with("_SERVICE_HOST")
+        || name.ends_with("_SERVICE_PORT")
+        || name.contains("_SERVICE_PORT_")
+        || (name.ends_with("_PORT") && value.contains("://"))
+        || name.match_indices("_PORT").any(of_a_port)
+}
+
+/// `_19121_TCP`, or that with `_PROTO`, `_PORT` or `_ADDR` behind it.
+fn is_of_a_port(rest: &str) -> bool {
+    let mut words = rest.split('_');
+    words.next() == Some("")
+        && words.next().is_some_and(|port| port.parse::<u16>().is_ok())
+        && matches!(words.next(), Some("TCP" | "UDP" | "SCTP"))
+        && matches!(words.next(), None | Some("PROTO" | "PORT" | "ADDR"))
+        && words.next().is_none()
 }
 
 /// Puts the flags into the tree; gives back the names of the sources to keep. A source by flags takes the place of all

@@ -1,7 +1,8 @@
 //! The connection's series, made at the scrape from its [`Status`]: it counts already, and need not be counted twice.
 
-use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::proto::{Bucket, Histogram, Metric, MetricFamily, MetricType};
 
+use super::family::{counter, family, gauge_of, labelled};
 use crate::store::status::{Certificate, DURATION_EDGES, Failure, Purpose, Requests, Role, Status};
 
 /// The server's own words, cut so that no answer makes a label long.
@@ -89,31 +90,6 @@ fn gauge(name: &str, help: &str, value: f64) -> MetricFamily {
     family(name, help, MetricType::GAUGE, vec![gauge_of(&[], value)])
 }
 
-fn family(name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) -> MetricFamily {
-    let mut family = MetricFamily::default();
-    family.set_name(name.to_owned());
-    family.set_help(help.to_owned());
-    family.set_field_type(kind);
-    family.set_metric(metrics);
-    family
-}
-
-fn gauge_of(labels: &[(&str, &str)], value: f64) -> Metric {
-    let mut gauge = Gauge::default();
-    gauge.set_value(value);
-    let mut metric = labelled(labels);
-    metric.set_gauge(gauge);
-    metric
-}
-
-fn counter(labels: &[(&str, &str)], value: u64) -> Metric {
-    let mut counter = Counter::default();
-    counter.set_value(value as f64);
-    let mut metric = labelled(labels);
-    metric.set_counter(counter);
-    metric
-}
-
 fn histogram(labels: &[(&str, &str)], of: &Requests) -> Metric {
     let mut histogram = Histogram::default();
     histogram.set_sample_count(of.answered);
@@ -130,14 +106,4 @@ fn histogram(labels: &[(&str, &str)], of: &Requests) -> Metric {
     let mut metric = labelled(labels);
     metric.set_histogram(histogram);
     metric
-}
-
-fn labelled(labels: &[(&str, &str)]) -> Metric {
-    let pairs = labels.iter().map(|(name, value)| {
-        let mut pair = LabelPair::default();
-        pair.set_name((*name).to_owned());
-        pair.set_value((*value).to_owned());
-        pair
-    });
-    Metric::from_label(pairs.collect())
 }

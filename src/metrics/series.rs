@@ -121,6 +121,10 @@ impl Labelled<Counter> {
 }
 
 impl Labelled<IntGauge> {
+    pub(super) fn is_set(&self, value: &'static str) -> bool {
+        self.of(value).is_some_and(|gauge| gauge.get() != 0)
+    }
+
     pub(super) fn set(&self, value: &'static str, to: u64) {
         if let Some(gauge) = self.of(value) {
             gauge.set(i64::try_from(to).unwrap_or(i64::MAX));

@@ -201,9 +201,10 @@ impl Source {
             )?,
             guard_trips: make.counters(
                 "presence_reaper_guard_trips_total",
-                "How often a guard began to hold the source.",
+                "How often a guard, or an operator (held), began to hold the source.",
                 "reason",
                 [
+                    State::Held.as_str(),
                     State::Silent.as_str(),
                     State::Mass.as_str(),
                     State::Interval.as_str(),
@@ -292,6 +293,9 @@ impl Source {
         let (groups, silent) = report.groups;
         self.groups.set(i64::try_from(groups).unwrap_or(i64::MAX));
         self.groups_silent.set(i64::try_from(silent).unwrap_or(i64::MAX));
+        if report.state == State::Held && !self.state.is_set(State::Held.as_str()) {
+            self.guard_trips.add(State::Held.as_str(), 1);
+        }
         self.set_state(report.state);
         let ends = report.hold.as_ref().and_then(|hold| hold.ends);
         self.hold_ends.set(ends.map_or(0.0, |ends| seconds(wall.plus(ends.since(mono)))));
@@ -363,7 +367,7 @@ pub(super) fn tell_settings(registry: &Registry, labels: &SourceLabels) -> Resul
 }
 
 /// Every state of an entry, with how many a survey found in it.
-fn entries(survey: Option<&Survey>) -> [(&'static str, u64); 5] {
+pub(super) fn entries(survey: Option<&Survey>) -> [(&'static str, u64); 5] {
     let count = |of: fn(&Survey) -> u64| survey.map_or(0, of);
     [
         ("live", count(Survey::live)),
@@ -397,6 +401,7 @@ fn skipped(skipped: &Skipped, outcomes: &Outcomes) -> [(&'static str, u64); 8] {
     ]
 }
 
-fn seconds(at: Timestamp) -> f64 {
+/// Since the beginning of 1970, as Prometheus counts.
+pub(super) fn seconds(at: Timestamp) -> f64 {
     at.millis() as f64 / 1e3
 }

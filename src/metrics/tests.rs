@@ -118,7 +118,7 @@ fn status() -> Status {
 }
 
 fn scrape(metrics: &Metrics) -> String {
-    metrics.render(&status()).unwrap()
+    metrics.render(&status(), Format::Text).unwrap()
 }
 
 /// The series of a scrape, those of the process left out, since the system decides which there are.
@@ -162,7 +162,7 @@ fn a_known_past_gives_the_golden_page() {
 #[test]
 fn everything_is_there_from_the_start() {
     let metrics = metrics(&["hub"]);
-    let before = metrics.render(&Status::default()).unwrap();
+    let before = metrics.render(&Status::default(), Format::Text).unwrap();
     for (series, at_start) in [
         ("presence_reaper_sweeps_total{source=\"hub\"}", 0.0),
         ("presence_reaper_evictions_total{source=\"hub\"}", 0.0),
@@ -190,17 +190,74 @@ fn everything_is_there_from_the_start() {
     assert_eq!(without_server(&before), without_server(&after), "no series comes or goes later");
 }
 
+/// What Prometheus has to keep, without `process_*`: so much for the process, and so much for each source. The README
+/// says the same numbers.
 #[test]
 fn the_number_of_series_is_known() {
-    let one = series(&scrape(&metrics(&["hub"]))).len();
-    let four = series(&scrape(&metrics(&["hub", "rooms", "workers", "signalr"]))).len();
-    assert_eq!((one, (four - one) / 3, (four - one) % 3), (OF_PROCESS + OF_SOURCE, OF_SOURCE, 0));
+    for sources in [1, 4, 16, 64] {
+        let names: Vec<String> = (0..sources).map(|number| format!("source-{number}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let text = scrape(&metrics(&names));
+        assert_eq!(series(&text).len(), OF_PROCESS + sources * OF_SOURCE, "{sources} sources");
+    }
+    let readme = include_str!("../../README.md");
+    let sentence = format!("{OF_SOURCE} series for each source and {OF_PROCESS} for the process");
+    assert!(readme.contains(&sentence), "README.md: {sentence}");
+    for sources in [1, 4, 16] {
+        let number = (OF_PROCESS + sources * OF_SOURCE).to_string();
+        assert!(readme.contains(&number), "README.md: {number} with {sources}");
+    }
 }
 
 /// Series that do not depend on the sources.
 const OF_PROCESS: usize = 133;
 /// Series of each source.
-const OF_SOURCE: usize = 143;
+const OF_SOURCE: usize = 144;
+
+/// The same samples in both formats; numbers are written differently, and nothing else.
+#[test]
+fn open_metrics_say_the_same() {
+    let metrics = metrics(&["hub", "rooms"]);
+    let mut everything = report(Verb::Survey);
+    [surveyed, struck, held].iter().for_each(|edit: &Edit| edit(&mut everything));
+    metrics.record(&everything, WALL, MONO);
+    let open = metrics.render(&status(), Format::OpenMetrics).unwrap();
+    let text = scrape(&metrics);
+
+    let samples = |page: &str| {
+        let lines = page.lines().filter(|line| !line.starts_with('#') && !line.starts_with("process_"));
+        let read = lines.map(|line| {
+            let (series, value) = line.rsplit_once(' ').unwrap();
+            let (before, edge) = series.split_once("le=\"").unwrap_or((series, ""));
+            let edge = edge.trim_end_matches("\"}").parse::<f64>().ok();
+            (before.to_owned(), format!("{edge:?} {:?}", value.parse::<f64>().unwrap()))
+        });
+        read.collect::<Vec<_>>()
+    };
+    assert_eq!(samples(&open), samples(&text));
+
+    assert!(open.ends_with("\n# EOF\n") && open.matches("# EOF").count() == 1);
+    assert!(open.contains(
+        "\n# TYPE presence_reaper_evictions counter\npresence_reaper_evictions_total{source=\"hub\"} 28.0\n"
+    ));
+    assert!(open.contains("presence_reaper_eviction_lag_seconds_bucket{source=\"hub\",le=\"1.0\"} 2.0\n"));
+    assert!(open.contains("presence_reaper_eviction_lag_seconds_bucket{source=\"hub\",le=\"+Inf\"} 3.0\n"));
+    assert!(open.contains("\npresence_reaper_redis_up 1.0\n"));
+    for family in open.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter")) {
+        assert!(!family.ends_with("_total"), "{family}");
+        assert!(open.contains(&format!("\n{family}_total")), "{family} is a counter that does not end in _total");
+    }
+}
+
+#[test]
+fn what_a_label_holds_is_escaped_in_open_metrics_too() {
+    let metrics = metrics(&["hub"]);
+    let mut status = status();
+    status.server = Some(ServerInfo { implementation: "a\\b".into(), version: "\"\n".into() });
+    let open = metrics.render(&status, Format::OpenMetrics).unwrap();
+    let expected = r#"{implementation="a\\b",topology="standalone",version="\"\n"} 1.0"#;
+    assert!(open.contains(&format!("\npresence_reaper_redis_info{expected}\n")), "{open}");
+}
 
 #[test]
 fn after_a_reload_what_stays_goes_on_counting_and_what_went_is_told_of_no_more() {
@@ -246,6 +303,18 @@ fn exactly_one_state_is_set() {
             assert_eq!(value(&text, &series), f64::from(u8::from(one == state)), "{series} in {state:?}");
         }
     }
+}
+
+#[test]
+fn an_operators_hold_is_counted_once() {
+    let metrics = metrics(&["hub"]);
+    for state in [State::Normal, State::Held, State::Held, State::Grace, State::Held] {
+        let mut report = report(Verb::Strike);
+        report.state = state;
+        metrics.record(&report, WALL, MONO);
+    }
+    let text = scrape(&metrics);
+    assert_eq!(value(&text, "presence_reaper_guard_trips_total{reason=\"held\",source=\"hub\"}"), 2.0);
 }
 
 #[test]
@@ -373,11 +442,11 @@ fn certificates_have_a_series_only_where_there_are_any() {
     let metrics = metrics(&["hub"]);
     assert!(!scrape(&metrics).contains(name), "no TLS, no series");
     let mut status = Status { certificates: [Certificate::Unused, Certificate::Unseen], ..status() };
-    let text = metrics.render(&status).unwrap();
+    let text = metrics.render(&status, Format::Text).unwrap();
     assert!(value(&text, &format!("{name}{{role=\"redis_server\"}}")).is_nan());
     assert!(!text.contains("redis_client"), "we have none to show");
     status.certificates[Role::Client.index()] = Certificate::Expires(WALL);
-    let text = metrics.render(&status).unwrap();
+    let text = metrics.render(&status, Format::Text).unwrap();
     assert_eq!(value(&text, &format!("{name}{{role=\"redis_client\"}}")), 1_769_860_830.5);
 }
 
@@ -386,7 +455,7 @@ fn what_a_server_calls_itself_stays_short() {
     let metrics = metrics(&["hub"]);
     let mut status = status();
     status.server = Some(ServerInfo { implementation: "é".repeat(5_000), version: "\"\n".into() });
-    let text = metrics.render(&status).unwrap();
+    let text = metrics.render(&status, Format::Text).unwrap();
     let expected = format!("{{implementation=\"{}\",topology=\"standalone\",version=\"\\\"\\n\"}}", "é".repeat(64));
     assert_eq!(value(&text, &format!("presence_reaper_redis_info{expected}")), 1.0);
 }

@@ -14,13 +14,13 @@ const ONLY_WITH_TLS: &str = "presence_reaper_tls_certificate_expiry_timestamp_se
 /// Where a runbook's address begins; what follows is the anchor of its section.
 const RUNBOOKS: &str = "https://github.com/presence-reaper/presence-reaper/blob/main/docs/alerts.md#";
 
-fn text_of(path: &str) -> String {
+pub(crate) fn text_of(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
     fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
 /// The first group of every match.
-fn found(pattern: &str, text: &str) -> Vec<String> {
+pub(crate) fn found(pattern: &str, text: &str) -> Vec<String> {
     Regex::new(pattern).unwrap().captures_iter(text).map(|found| found[1].to_owned()).collect()
 }
 
@@ -33,7 +33,7 @@ fn prometheus_files() -> Vec<(String, String)> {
 }
 
 /// Names of ours, of metrics and of recorded series, that no scrape and no rule gives.
-fn unknown_names(text: &str, golden: &str, rules: &str) -> BTreeSet<String> {
+pub(crate) fn unknown_names(text: &str, golden: &str, rules: &str) -> BTreeSet<String> {
     let mut known: BTreeSet<String> = found(r"(?m)^([a-z_]+)[{ ]", golden).into_iter().collect();
     known.extend(found(r"record: (\S+)", rules));
     known.insert(ONLY_WITH_TLS.to_owned());
@@ -101,6 +101,17 @@ fn every_alert_has_a_runbook_a_row_and_tests() {
     let (anchors, links) = (sections.iter().map(|one| one.to_lowercase()).collect(), found(r"\(#(\w+)\)", &runbooks));
     let links: BTreeSet<String> = links.into_iter().collect();
     assert!(links.is_subset(&anchors), "a link that leads nowhere: {:?}", links.difference(&anchors));
+}
+
+/// What rules record is what the alerts stand on.
+#[test]
+fn every_recorded_series_has_a_test() {
+    let tests = text_of("deploy/prometheus/records_test.yml");
+    let tested: BTreeSet<String> = found(r"- expr: (\S+)\n", &tests).into_iter().collect();
+    let recorded: BTreeSet<String> =
+        found(r"record: (\S+)", &text_of("deploy/prometheus/alerts.yml")).into_iter().collect();
+    assert_eq!(tested, recorded);
+    assert!(!tests.contains("exp_samples: []"), "each is seen to say something");
 }
 
 #[test]

@@ -247,7 +247,7 @@ fn series(page: &str) -> BTreeSet<String> {
     samples.filter_map(|line| Some(line.rsplit_once(' ')?.0.to_owned())).collect()
 }
 
-async fn check_by_promtool(page: &str) {
+pub(crate) async fn check_by_promtool(page: &str) {
     let promtool =
         Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let Ok(mut promtool) = promtool else { return };

@@ -37,6 +37,7 @@ const ROOMS: [Room; 25] = [
             "demo",
             "inspect",
             "logging",
+            "metrics",
             "oneshot",
             "operator",
             "output",
@@ -126,6 +127,7 @@ const ROOMS: [Room; 25] = [
         name: "metrics",
         uses: &[
             "policy",
+            "reaper::Finding",
             "reaper::Report",
             "reaper::Skipped",
             "reaper::Verb",
