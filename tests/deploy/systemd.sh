@@ -18,7 +18,10 @@ if ! command -v systemd-nspawn >/dev/null; then
 fi
 
 for unit in deploy/systemd/*.service; do
-  systemd-analyze security --offline=yes --threshold=12 "$unit" | tail -n 1
+  if ! systemd-analyze security --offline=yes --threshold=12 "$unit" | tail -n 1; then
+    echo "failed: $unit is exposed more than 1.2"
+    exit 1
+  fi
 done
 
 scratch=$(mktemp -d)

@@ -75,6 +75,8 @@ TOML
 another_source() { printf '[[source]]\nname = "lobby"\nzset = "lobby:online"\n' >>/etc/presence-reaper/reaper.toml; }
 
 # Patience of the test, not of the unit.
+grep -qx 'WatchdogSec=30s' /etc/systemd/system/presence-reaper.service || fail "no watchdog"
+grep -qx 'WatchdogSec=30s' /etc/systemd/system/presence-reaper@.service || fail "no watchdog in the template"
 for name in presence-reaper presence-reaper@; do
   mkdir -p "/run/systemd/system/$name.service.d"
   printf '[Service]\nWatchdogSec=3s\nRestartSec=500ms\n' >"/run/systemd/system/$name.service.d/test.conf"
