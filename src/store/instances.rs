@@ -101,11 +101,11 @@ pub fn own_name() -> String {
     format!("{}:{}", host_name(), std::process::id())
 }
 
-/// The machine it runs on.
+/// The machine it runs on. Asked of the kernel: a sandbox may have no `/proc/sys`.
 pub fn host_name() -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let host = host.trim();
-    if host.is_empty() { "host".into() } else { host.into() }
+    let system = rustix::system::uname();
+    let host = system.nodename().to_string_lossy();
+    if host.is_empty() { "host".into() } else { host.into_owned() }
 }
 
 impl Instance {

@@ -38,6 +38,7 @@ mod simulation;
 mod supervisor;
 mod survey;
 mod tidy;
+mod units;
 mod unless;
 mod webhook;
 mod world;
