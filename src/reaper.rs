@@ -770,6 +770,11 @@ impl Reaper {
                 let source = &*self.store.source().name;
                 warn!(source, sink = sink.as_str(), failed, "evicted, but redis refused to take the notification");
             }
+            let unknown = notified.unknown[sink.index()];
+            if unknown > 0 {
+                let source = &*self.store.source().name;
+                warn!(source, sink = sink.as_str(), unknown, "nobody knows what was evicted, so these may be lost");
+            }
         }
     }
 

@@ -108,6 +108,7 @@ notify whatever a stream is@a_stream_of_another_type@store/evict.lua@s/, XADD = 
 notify of the spared@each_eviction_is_announced@store/evict.lua@s/if reply\[i \+ 1\] == EVICTED and/if/
 notify what is left at first@what_is_left_is_counted@store/evict.lua@s/local remaining = entry.count and .*/remaining = remaining or redis.pcall(unpack(entry.count.words))/
 notify of what was not compared@what_is_told_is_evidence@store/own.rs@s/named.chain\(source.notify.iter\(\).flat_map\(Notification::refs\)\)/named/
+notify those of a lost reply are not counted@g18_a_lost_reply@store/evict.rs@s/if outcome == Outcome::Unknown \{/if false \&\& outcome == Outcome::Unknown {/
 notify beside a companion@a_stream_that_is_made_for_one@store/evict.rs@s/self.streams.extend.*//
 notify and hide failures@a_notification_that_fails@store/evict.rs@s/u64::from\(struck.failed.contains.*/0;/
 webhook a large outbox is read whole@an_outbox_is_read_in_bounds@store/outbox.lua@s/if room < 0 and #found > 0 then/if false then/

@@ -48,6 +48,7 @@ pub(super) struct Source {
     companions_skipped: IntCounter,
     notifications: Labelled<IntCounter>,
     notification_failures: Labelled<IntCounter>,
+    notifications_unknown: Labelled<IntCounter>,
     webhook_posts: IntCounter,
     webhook_failures: Labelled<IntCounter>,
     webhook_delivered: IntCounter,
@@ -153,6 +154,12 @@ impl Source {
             notification_failures: make.counters(
                 "presence_reaper_notification_failures_total",
                 "Notifications that Redis refused although the entry was evicted.",
+                "sink",
+                Sink::ALL.map(Sink::as_str),
+            )?,
+            notifications_unknown: make.counters(
+                "presence_reaper_notifications_unknown_total",
+                "Notifications of entries whose eviction is unknown: they may be lost.",
                 "sink",
                 Sink::ALL.map(Sink::as_str),
             )?,
@@ -291,6 +298,7 @@ impl Source {
         for sink in Sink::ALL {
             self.notifications.add(sink.as_str(), report.notified.attempted[sink.index()]);
             self.notification_failures.add(sink.as_str(), report.notified.failed[sink.index()]);
+            self.notifications_unknown.add(sink.as_str(), report.notified.unknown[sink.index()]);
         }
         for (why, kept) in Throttle::ALL.into_iter().zip(report.throttled) {
             self.throttled.add_seconds(why.as_str(), kept.as_secs_f64());

@@ -78,7 +78,7 @@ fn struck(report: &mut Report) {
     report.lags = [250, 750, 86_400_001].map(Duration::from_millis).to_vec();
     report.skipped = Skipped { dry_run: 5, observing: 6, guard: 7, limit: 8, protected: 10 };
     report.companions_skipped = 9;
-    report.notified = Notified { attempted: [28, 27, 0, 0], failed: [0, 3, 0, 0], skipped: 1 };
+    report.notified = Notified { attempted: [28, 27, 0, 0], failed: [0, 3, 0, 0], skipped: 1, unknown: [0, 0, 0, 2] };
     report.throttled[Throttle::Pace.index()] = Duration::from_millis(1_500);
 }
 
@@ -212,7 +212,7 @@ fn the_number_of_series_is_known() {
 /// Series that do not depend on the sources.
 const OF_PROCESS: usize = 133;
 /// Series of each source.
-const OF_SOURCE: usize = 146;
+const OF_SOURCE: usize = 150;
 
 /// The same samples in both formats; numbers are written differently, and nothing else.
 #[test]

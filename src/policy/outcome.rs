@@ -183,7 +183,7 @@ pub struct Told {
     pub text: Vec<u8>,
 }
 
-/// Notifications of evicted entries, counted. Of an entry whose eviction is unknown they are unknown too.
+/// Notifications of evicted entries, counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Notified {
     /// Attempted, failed ones too, by [`Sink::index`].
@@ -192,6 +192,9 @@ pub struct Notified {
     pub failed: [u64; Sink::ALL.len()],
     /// Left out, because a value that their templates want is absent.
     pub skipped: u64,
+    /// Of entries whose eviction is unknown, by [`Sink::index`]: the reply was lost, or what was to follow failed. Whether
+    /// anybody heard of them is unknown too, and a webhook without an outbox did not.
+    pub unknown: [u64; Sink::ALL.len()],
 }
 
 impl Notified {
@@ -200,12 +203,18 @@ impl Notified {
         let sum = |mine: &mut [u64], theirs: &[u64]| mine.iter_mut().zip(theirs).for_each(|(mine, more)| *mine += more);
         sum(&mut self.attempted, &other.attempted);
         sum(&mut self.failed, &other.failed);
+        sum(&mut self.unknown, &other.unknown);
         self.skipped += other.skipped;
     }
 
     /// Those that Redis took; those for webhooks that were handed over.
     pub fn sent(&self) -> u64 {
         self.attempted.iter().sum::<u64>() - self.failed_total()
+    }
+
+    /// Those of which nobody knows, whatever the sink.
+    pub fn unknown_total(&self) -> u64 {
+        self.unknown.iter().sum()
     }
 
     /// Those that failed, whatever the sink.

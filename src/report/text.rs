@@ -211,6 +211,7 @@ fn left_out(finding: &Finding) -> String {
         (finding.companions_skipped, "companion named no key", "companions named no key"),
         (notified.skipped, "notification named an absent value", "notifications named an absent value"),
         (notified.failed_total(), "notification failed", "notifications failed"),
+        (notified.unknown_total(), "notification may be lost", "notifications may be lost"),
     ];
     let left_out = counts.into_iter().filter(|(count, ..)| *count > 0);
     let left_out: Vec<String> = left_out.map(|(count, one, many)| plural(count, one, many)).collect();

@@ -203,6 +203,11 @@ impl Prepared {
         }
     }
 
+    /// Counts them where nobody knows what became of this entry.
+    fn count_unknown(&self, notified: &mut Notified) {
+        self.sent().for_each(|(_, notice)| notified.unknown[notice.sink.index()] += 1);
+    }
+
     /// What the script spelt for a webhook, by the place of its notification.
     fn told(&self, (place, text): (usize, Vec<u8>)) -> Option<Told> {
         let hook = self.sent().nth(place.checked_sub(1)?)?.1.hook?;
@@ -301,6 +306,9 @@ impl Evicted {
     }
 
     fn all(&mut self, batch: &[Prepared], outcome: Outcome) {
+        if outcome == Outcome::Unknown {
+            batch.iter().for_each(|prepared| prepared.count_unknown(&mut self.notified));
+        }
         self.outcomes.extend(batch.iter().map(|prepared| (prepared.id.clone(), outcome)));
     }
 }
@@ -378,6 +386,8 @@ impl Evicted {
                         prepared.count_notices(&struck, &mut self.notified);
                         let told = std::mem::take(&mut struck.told);
                         self.told.extend(told.into_iter().filter_map(|told| prepared.told(told)));
+                    } else if struck.outcome == Outcome::Unknown {
+                        prepared.count_unknown(&mut self.notified);
                     }
                     self.outcomes.push((prepared.id.clone(), struck.outcome));
                 }

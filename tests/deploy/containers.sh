@@ -5,6 +5,9 @@
 # free there, and nobody outside is reached. It needs root; it sets `scratch` and `program`, and gives `build_image`,
 # `import_redis`, `pod` (podman with its own store), `seen`, `eventually` and `living`.
 
+# What is set for the tests is nothing to the program.
+unset "${!PRESENCE_REAPER_@}"
+
 skip() {
   printf 'skipped: %s\n' "$1"
   exit 0

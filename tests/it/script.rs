@@ -394,7 +394,8 @@ for_each_server! {
         let mut client = server.client().await;
         for after in [AfterLoss::Cut, AfterLoss::Silence] {
             let redis = format!("url = \"{}\"\nresponse_timeout = \"300ms\"", proxy.url());
-            let edge = Edge::dialling(&redis, source(Layout::Zset));
+            let told = "notify = [{ publish = \"off\" }]";
+            let edge = Edge::dialling(&redis, &format!("{}\n{told}", source(Layout::Zset)));
             let ids = put_aged(&mut client, Layout::Zset, &[OLD; 700]).await;
             let looked = edge.look(&ids).await;
             server.reset_stats().await;
@@ -406,6 +407,8 @@ for_each_server! {
             let unknown = strike.outcomes.iter().filter(|(_, outcome)| *outcome == Outcome::Unknown).count();
             assert_eq!(unknown, strike.outcomes.len(), "the first batch's reply was lost, and no other batch was sent");
             assert_eq!(ids.len() - left, unknown, "{after:?}");
+            let notified = strike.notified;
+            assert_eq!((notified.unknown, notified.sent()), ([unknown as u64, 0, 0, 0], 0), "{after:?}");
             assert!((1..ids.len()).contains(&left), "{after:?}: {left}");
             assert!(strike.failure.is_some());
             let stats = server.command_stats().await;

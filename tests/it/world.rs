@@ -278,7 +278,8 @@ fn assert_source(source: &Value) {
         "listed",
         "resurrected",
     ];
-    let notifications = ["notifications_sent", "notifications_failed", "notifications_skipped"];
+    let notifications =
+        ["notifications_sent", "notifications_failed", "notifications_skipped", "notifications_unknown"];
     let counts = [&counts[..], &notifications].concat();
     let maps = ["unreadable_by", "times", "blocked_by"];
     let others = ["name", "state", "hold", "pause", "entries", "newest_age_ms", "oldest_age_ms", "ages", "stale"];
