@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use crate::audit::Audit;
 use crate::clock::Clock;
 use crate::config::{Config, SourceConfig};
 use crate::policy::guard::{self, Lifted};
@@ -10,6 +11,7 @@ use crate::reaper::{Mode, Reaper, Settings, StandingOrders};
 use crate::store::Store;
 use crate::store::connect::{self, Links};
 use crate::store::orders::OrderBook;
+use crate::store::record::Recorder;
 use crate::text::Redaction;
 use crate::webhook::Hooks;
 
@@ -26,12 +28,21 @@ pub struct Run {
     pub redaction: Option<Arc<Redaction>>,
     /// What operators order.
     pub orders: Arc<StandingOrders>,
+    /// Who keeps the file of the audit record, where there is one.
+    pub audit: Audit,
 }
 
 impl Run {
     /// The daemon's run: no limit but the pace, nothing lifted.
     pub fn unlimited(mode: Mode) -> Self {
-        Self { mode, lifted: Lifted::default(), max: None, redaction: None, orders: Arc::default() }
+        Self {
+            mode,
+            lifted: Lifted::default(),
+            max: None,
+            redaction: None,
+            orders: Arc::default(),
+            audit: Audit::default(),
+        }
     }
 }
 
@@ -39,6 +50,7 @@ impl Run {
 pub fn reapers(config: &Config, run: &Run, clock: Clock) -> (Links, Vec<Reaper>) {
     let mut links = Links::new(config.redis.endpoint.clone());
     let shared = Arc::new(Mutex::new(Shared::new(process_rate(config), run.max)));
+    let recorder = recorder(config, run);
     let reapers = config.sources.iter().map(|source| {
         let settings = Settings {
             timing: source.timing,
@@ -50,12 +62,23 @@ pub fn reapers(config: &Config, run: &Run, clock: Clock) -> (Links, Vec<Reaper>)
         let store = store(config, source, run.redaction.clone(), &mut links, clock);
         let store =
             if settings.mode == Mode::Evict { store.keeping_state().under_lease(config.lease, clock) } else { store };
+        let store = match &recorder {
+            Some(recorder) if settings.mode == Mode::Evict => store.recording(Arc::clone(recorder)),
+            _ => store,
+        };
         let evicts = settings.mode == Mode::Evict;
         let webhooks = if evicts { webhooks(source, &store) } else { Hooks::default() };
-        Reaper::new(store, clock, settings, Arc::clone(&shared)).telling(webhooks)
+        let reaper = Reaper::new(store, clock, settings, Arc::clone(&shared));
+        reaper.telling(webhooks).recording(run.audit.clone())
     });
     let reapers = reapers.collect();
     (links, reapers)
+}
+
+/// What records evictions; none where nobody wants that.
+fn recorder(config: &Config, run: &Run) -> Option<Arc<Recorder>> {
+    let stream = config.audit.stream.clone();
+    (stream.is_some() || run.audit.is_kept()).then(|| Arc::new(Recorder::new(stream, run.audit.is_kept())))
 }
 
 fn webhooks(source: &SourceConfig, store: &Store) -> Hooks {

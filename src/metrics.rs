@@ -10,11 +10,13 @@ use std::time::Duration;
 
 use prometheus::{Registry, TextEncoder};
 
+use crate::audit::Tally as Recorded;
 use crate::policy::entry::{Monotonic, Timestamp};
 use crate::reaper::Report;
 use crate::store::status::Status;
 use crate::webhook::Tally;
 
+mod audit;
 mod connection;
 mod series;
 mod source;
@@ -44,6 +46,7 @@ pub struct SourceLabels {
 pub struct Metrics {
     registry: Registry,
     sources: HashMap<Arc<str>, Source>,
+    audit: audit::File,
     /// Held while a report is taken in and while a scrape reads, so that a scrape sees a report whole or not at all.
     whole: Mutex<()>,
 }
@@ -64,11 +67,13 @@ impl Metrics {
         ];
         let of_process = Series { registry: &registry, labels: &build };
         of_process.gauge("presence_reaper_build_info", "What was built; always 1.")?.set(1.0);
+        let audit = audit::File::new(&registry)?;
         let sources = sources.iter().map(|labels| {
             let source = Source::new(&registry, labels, started)?;
             Ok((Arc::clone(&labels.name), source))
         });
-        Ok(Self { sources: sources.collect::<Result<_, prometheus::Error>>()?, whole: Mutex::default(), registry })
+        let sources = sources.collect::<Result<_, prometheus::Error>>()?;
+        Ok(Self { sources, audit, whole: Mutex::default(), registry })
     }
 
     /// Notes that a survey of a source has begun, or is not running any more; [`Self::record`] notes its end as well.
@@ -90,6 +95,11 @@ impl Metrics {
         if let Some(source) = self.sources.get(source) {
             source.told(tally);
         }
+    }
+
+    /// Notes what became of the lines for the file of the audit record so far.
+    pub fn recorded(&self, tally: &Recorded) {
+        self.audit.told(tally);
     }
 
     /// Takes in a report; `wall` and `mono` are the host's clocks at that moment.

@@ -8,6 +8,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::audit::Audit;
 use crate::clock::{Clock, Wall};
 use crate::config::Config;
 use crate::daemon::{self, Health, Observer};
@@ -55,7 +56,8 @@ impl Service {
         greet(config, reapers);
         let leases = reapers.iter().map(|reaper| reaper.store().lease().cloned()).collect();
         let webhooks = reapers.iter().map(|reaper| reaper.webhooks().clone()).collect();
-        let board = Board { metrics, health, links, leases, webhooks, clock, wall: Wall::at(clock) };
+        let audit = reapers.first().map(|reaper| reaper.audit().clone()).unwrap_or_default();
+        let board = Board { metrics, health, links, leases, webhooks, audit, clock, wall: Wall::at(clock) };
         Ok(Self { board: Arc::new(board), listeners, also: None })
     }
 
@@ -125,6 +127,8 @@ struct Board {
     leases: Vec<Option<Arc<Lease>>>,
     /// Likewise.
     webhooks: Vec<Hooks>,
+    /// That of all of them.
+    audit: Audit,
     clock: Clock,
     wall: Wall,
 }
@@ -180,6 +184,7 @@ impl Pages for Board {
         for (seen, webhooks) in self.health.sources().iter().zip(&self.webhooks) {
             self.metrics.told(&seen.finding.source, &webhooks.tally());
         }
+        self.metrics.recorded(&self.audit.tally());
         self.metrics.render(&self.links.status()).map_err(|error| error.to_string())
     }
 
