@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::audit::Audit;
 use crate::clock::Clock;
 use crate::config::{Config, SourceConfig};
 use crate::policy::guard::{self, Lifted};
@@ -10,6 +11,7 @@ use crate::reaper::{Mode, Reaper, Settings, StandingOrders};
 use crate::store::Store;
 use crate::store::connect::{self, Links};
 use crate::store::orders::OrderBook;
+use crate::store::record::Recorder;
 use crate::text::Redaction;
 use crate::webhook::Hooks;
 
@@ -26,12 +28,21 @@ pub struct Run {
     pub redaction: Option<Arc<Redaction>>,
     /// What operators order.
     pub orders: Arc<StandingOrders>,
+    /// Who keeps the file of the audit record, where there is one.
+    pub audit: Audit,
 }
 
 impl Run {
     /// The daemon's run: no limit but the pace, nothing lifted.
     pub fn unlimited(mode: Mode) -> Self {
-        Self { mode, lifted: Lifted::default(), max: None, redaction: None, orders: Arc::default() }
+        Self {
+            mode,
+            lifted: Lifted::default(),
+            max: None,
+            redaction: None,
+            orders: Arc::default(),
+            audit: Audit::default(),
+        }
     }
 }
 
@@ -59,50 +70,65 @@ impl Assembly {
         let shared = self.reapers.first().map(|reaper| Arc::clone(reaper.shared()));
         let shared = shared.unwrap_or_else(|| Arc::new(Mutex::new(Shared::new(rate, run.max))));
         shared.lock().unwrap_or_else(PoisonError::into_inner).limit(rate);
+        let common = Common { config, run, shared, recorder: recorder(config, run), clock };
         let mut before = self.reapers;
         let mut reaper = |source: &SourceConfig| {
             let same = before.iter().position(|reaper| reaper.store().source().name == source.source.name);
             let before = same.map(|place| before.swap_remove(place));
-            reaper(config, source, run, &mut links, &shared, clock, before)
+            common.reaper(source, &mut links, before)
         };
         let reapers = config.sources.iter().map(&mut reaper).collect();
         Self { links, reapers }
     }
 }
 
-fn reaper(
-    config: &Config,
-    source: &SourceConfig,
-    run: &Run,
-    links: &mut Links,
-    shared: &Arc<Mutex<Shared>>,
+/// What the reapers of a process have in common.
+struct Common<'c> {
+    config: &'c Config,
+    run: &'c Run,
+    shared: Arc<Mutex<Shared>>,
+    recorder: Option<Arc<Recorder>>,
     clock: Clock,
-    before: Option<Reaper>,
-) -> Reaper {
-    let settings = Settings {
-        timing: source.timing,
-        guard: source.guard.clone(),
-        mode: if source.dry_run { Mode::DryRun } else { run.mode },
-        lifted: run.lifted,
-        orders: Arc::clone(&run.orders),
-    };
-    let evicts = settings.mode == Mode::Evict;
-    let mut store = store(config, source, run.redaction.clone(), links, clock);
-    if evicts {
-        store = store.keeping_state().under_lease(config.lease, clock);
+}
+
+impl Common<'_> {
+    fn reaper(&self, source: &SourceConfig, links: &mut Links, before: Option<Reaper>) -> Reaper {
+        let Self { config, run, clock, .. } = *self;
+        let settings = Settings {
+            timing: source.timing,
+            guard: source.guard.clone(),
+            mode: if source.dry_run { Mode::DryRun } else { run.mode },
+            lifted: run.lifted,
+            orders: Arc::clone(&run.orders),
+        };
+        let evicts = settings.mode == Mode::Evict;
+        let mut store = store(config, source, run.redaction.clone(), links, clock);
+        if evicts {
+            store = store.keeping_state().under_lease(config.lease, clock);
+            if let Some(recorder) = &self.recorder {
+                store = store.recording(Arc::clone(recorder));
+            }
+        }
+        if let Some(before) = &before {
+            store = store.after(before.store());
+        }
+        let mut webhooks = if evicts { webhooks(source, &store) } else { Hooks::default() };
+        if let Some(before) = &before {
+            webhooks = webhooks.after(before.webhooks());
+        }
+        let reaper = Reaper::new(store, clock, settings, Arc::clone(&self.shared));
+        let reaper = reaper.telling(webhooks).recording(run.audit.clone());
+        match before {
+            Some(before) => reaper.after(before),
+            None => reaper,
+        }
     }
-    if let Some(before) = &before {
-        store = store.after(before.store());
-    }
-    let mut webhooks = if evicts { webhooks(source, &store) } else { Hooks::default() };
-    if let Some(before) = &before {
-        webhooks = webhooks.after(before.webhooks());
-    }
-    let reaper = Reaper::new(store, clock, settings, Arc::clone(shared)).telling(webhooks);
-    match before {
-        Some(before) => reaper.after(before),
-        None => reaper,
-    }
+}
+
+/// What records evictions; none where nobody wants that.
+fn recorder(config: &Config, run: &Run) -> Option<Arc<Recorder>> {
+    let stream = config.audit.stream.clone();
+    (stream.is_some() || run.audit.is_kept()).then(|| Arc::new(Recorder::new(stream, run.audit.is_kept())))
 }
 
 fn webhooks(source: &SourceConfig, store: &Store) -> Hooks {

@@ -9,6 +9,7 @@ use crate::policy::duration::in_words;
 use crate::store::connect::Endpoint;
 use crate::store::rights::{self, Generation, Right, Use};
 use crate::store::tls;
+use crate::text::quoted;
 
 #[derive(Serialize)]
 struct Document<'a> {
@@ -17,6 +18,8 @@ struct Document<'a> {
     redis: String,
     database: u16,
     listen: Vec<String>,
+    audit_file: Option<String>,
+    audit_stream: Option<String>,
     warnings: Vec<String>,
     sources: Vec<Source<'a>>,
 }
@@ -52,6 +55,8 @@ pub fn write_json(config: &Config, out: &mut dyn Write) -> io::Result<()> {
         redis: config.redis.endpoint.to_string(),
         database: config.redis.db,
         listen: config.server.listen.iter().map(ToString::to_string).collect(),
+        audit_file: config.audit.file.as_ref().map(|path| path.display().to_string()),
+        audit_stream: config.audit.stream.as_ref().map(|stream| quoted(&stream.key)),
         warnings: config.warnings.iter().map(ToString::to_string).collect(),
         sources: config.sources.iter().map(source).collect(),
     };
@@ -69,6 +74,7 @@ pub fn needed(config: &Config, evicts: bool) -> Vec<Right> {
         db: one.db,
         evicts: evicts && !one.dry_run,
         witness: one.guard.writer_witness.as_deref(),
+        record: config.audit.stream.as_ref().map(|stream| &stream.key[..]),
     }))
 }
 
@@ -133,6 +139,12 @@ pub fn write_text(config: &Config, out: &mut dyn Write) -> io::Result<()> {
         let name = tls.server_name.as_ref().map(|name| format!(" as {name}")).unwrap_or_default();
         let ours = tls.identity.as_ref().map_or("none".into(), |files| files.cert_file.display().to_string());
         writeln!(out, "  verified{name} by {roots}; our own certificate: {ours}")?;
+    }
+    if let Some(path) = &config.audit.file {
+        writeln!(out, "  each eviction is recorded in {}", path.display())?;
+    }
+    if let Some(stream) = &config.audit.stream {
+        writeln!(out, "  each eviction is recorded in the stream {}, cut to {}", quoted(&stream.key), stream.maxlen)?;
     }
     for SourceConfig { source, db, timing, dry_run, .. } in &config.sources {
         let dry_run = if *dry_run { ", dry run" } else { "" };

@@ -395,6 +395,12 @@ struct SettingArgs {
     /// auto, text, json or journald [env: PRESENCE_REAPER_LOG__FORMAT]
     #[arg(long, value_name = "FORM", help_heading = "Settings")]
     log_format: Option<String>,
+    /// Record each eviction in FILE, one JSON line each [env: PRESENCE_REAPER_AUDIT__FILE]
+    #[arg(long, value_name = "FILE", help_heading = "Settings")]
+    audit_file: Option<String>,
+    /// Record each eviction in this stream [env: PRESENCE_REAPER_AUDIT__STREAM]
+    #[arg(long, value_name = "KEY", help_heading = "Settings")]
+    audit_stream: Option<String>,
 
     /// Entries are the members of this sorted set, or of all that match, as in "room:{room}:seen"
     #[arg(long, value_name = "KEY", help_heading = "One source without a file")]
@@ -670,6 +676,8 @@ impl SettingArgs {
             ("--db", "redis", "db", self.db),
             ("--log-level", "log", "level", self.log_level),
             ("--log-format", "log", "format", self.log_format),
+            ("--audit-file", "audit", "file", self.audit_file),
+            ("--audit-stream", "audit", "stream", self.audit_stream),
             ("--zset", "source", "zset", self.zset),
             ("--hash", "source", "hash", self.hash),
             ("--set", "source", "set", self.set),

@@ -23,6 +23,7 @@ mod guard;
 mod notify;
 mod problem;
 mod reader;
+mod record;
 mod redis;
 mod source;
 mod tree;
@@ -32,6 +33,7 @@ mod zone;
 
 pub use problem::{Place, Problem, Problems};
 use reader::{At, Bounds, Notes, Table, duration, one_of, unknown_variable};
+pub use record::Audit;
 use tree::{Entry, Node, Parsed, Value};
 
 /// More sources than this are a generated file gone wrong, and their metrics would flood Prometheus.
@@ -57,7 +59,7 @@ pub const FILE_VARIABLE: &str = "PRESENCE_REAPER_CONFIG";
 pub const CREDENTIAL: &str = "redis-password";
 
 /// The tables whose scalars a variable can set: `PRESENCE_REAPER_REDIS__URL`.
-const ENVIRONMENT_TABLES: [&str; 5] = ["redis", "server", "log", "guard", "lease"];
+const ENVIRONMENT_TABLES: [&str; 6] = ["redis", "server", "log", "guard", "lease", "audit"];
 
 /// All that a configuration is made of. It may hold passwords, so it is never printed.
 #[derive(Default)]
@@ -122,6 +124,8 @@ pub struct Config {
     pub log: logging::Settings,
     /// How leases are held.
     pub lease: store::lease::Settings,
+    /// Where evictions are recorded.
+    pub audit: Audit,
     /// At least one, at most 64, with unique names.
     pub sources: Vec<SourceConfig>,
     /// What is allowed and looks unwise; to be logged at start.
@@ -214,9 +218,11 @@ fn walk(tree: Vec<Entry>, credential: Option<PathBuf>, notes: &mut Notes) -> Con
     let log = log(table(notes, "log", "[log]"), notes);
     let guard = guard::read(table(notes, "guard", "[guard]"), policy::guard::Settings::default(), notes);
     let lease = lease(table(notes, "lease", "[lease]"), notes);
+    let audit = table(notes, "audit", "[audit]");
     let sources = sources(&mut root, redis.db, guard, notes);
+    let audit = record::read(audit, &sources, notes);
     root.finish(notes);
-    Config { redis, server, log, lease, sources, warnings: Vec::new() }
+    Config { redis, server, log, lease, audit, sources, warnings: Vec::new() }
 }
 
 fn server(mut table: Table, notes: &mut Notes) -> http::Settings {

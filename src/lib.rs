@@ -10,21 +10,22 @@
 //! | [`cli`] | what a person can type, and the texts made from it: completions, manual | `config`, the orders of `policy` |
 //! | [`config`] | file, environment and flags → one checked configuration | `language`, `policy`, the parts' settings |
 //! | [`language`] | the words, patterns, templates and conditions of a source: text → checked values | `policy` |
-//! | [`check`] | what a checked configuration comes to, and the rights it needs | `config`, `policy`, settings of `store` |
-//! | [`assemble`] | a checked configuration → the reapers of a process, or those that go on where others were; and where they are ordered | `config`, `reaper`, `store`, `webhook`, `policy`, `clock`, `text` |
+//! | [`check`] | what a checked configuration comes to, and the rights it needs | `config`, `policy`, settings of `store`, `text` |
+//! | [`assemble`] | a checked configuration → the reapers of a process, or those that go on where others were; and where they are ordered | `config`, `reaper`, `store`, `webhook`, `audit`, `policy`, `clock`, `text` |
 //! | [`service`] | the daemon with its faces: loops, metrics, endpoints, systemd; and how it takes over another configuration | all of these but `cli` |
 //! | [`supervisor`] | what systemd is told | nothing |
 //! | [`daemon`] | the loop: when to survey, when to strike, when to stop; health, and the latest of each source | `reaper`, `policy`, `store`, `clock` |
 //! | [`inspect`] | a configuration tried on its server: rights, samples | `assemble`, `check`, `config`, `policy`, `store`, `clock`, `text` |
 //! | [`oneshot`] | the audit and `--once`: survey and strike without the loop | `reaper`, `policy`, `clock`, an ask and the processes of `store`, couriers of `webhook` |
 //! | [`operator`] | orders given from outside, and how things stand | orders and processes of `store`, `policy`, `text` |
-//! | [`reaper`] | one source's survey and strike: the sweep | `policy`, `store`, queues of `webhook`, `clock`, `text` |
+//! | [`reaper`] | one source's survey and strike: the sweep | `policy`, `store`, queues of `webhook`, `audit`, `clock`, `text` |
 //! | [`policy`] | the rule: plain values in, plain values out | nothing |
 //! | [`store`] | the Redis edge: one database of one master | `policy`, `language`, `clock`, `text` |
 //! | [`webhook`] | queues of what webhooks are to be told, and who delivers it | `policy`, the outbox, connections, CAs and secrets of `store`, `clock` |
+//! | [`audit`] | the file of the audit record, and who writes it | `policy` |
 //! | [`report`] | what a single run found, as tables, JSON or lines; a daemon's `/status` | `policy`, a finding and the turns of `reaper`, the naming of `store`, `text` |
 //! | [`output`] | stdout, a file that is replaced as a whole, and the line of stderr that is written over | nothing |
-//! | [`metrics`] | what Prometheus sees | `policy`, a report and a finding of `reaper`, a status of `store`, a tally of `webhook` |
+//! | [`metrics`] | what Prometheus sees | `policy`, a report and a finding of `reaper`, a status of `store`, a tally of `webhook`, one of `audit` |
 //! | [`http`] | the endpoints | nothing |
 //! | [`logging`] | what is said on stderr | `clock` |
 //! | [`demo`] | the program at work on a private server | `assemble`, `config`, `service`, `daemon`, `reaper`, `policy`, `clock` |
@@ -45,6 +46,7 @@
 //! `tests/it/tidy.rs` reads the source and fails where the map or one of these does not hold.
 
 pub mod assemble;
+pub mod audit;
 pub mod check;
 pub mod cli;
 pub mod clock;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use presence_reaper::assemble::{self, Assembly, Run};
+use presence_reaper::audit::Audit;
 use presence_reaper::cli::{self, AclServer, AclVersion, Cli, DEFAULT_CONFIG, Output, Release, Report, Task};
 use presence_reaper::clock::Clock;
 use presence_reaper::config::{self, Config};
@@ -170,8 +171,14 @@ async fn serve(cli: Cli, config: Config, mode: Mode, manner: Manner) -> Exit {
     };
     let stop = stop_on_signal();
     let clock = Clock::start();
-    let run = Run { redaction: manner.redaction, ..Run::unlimited(mode) };
+    let audit = match open_audit(&config, mode) {
+        Ok(audit) => audit,
+        Err(exit) => return exit,
+    };
+    let hides = manner.redaction.is_some();
+    let run = Run { redaction: manner.redaction, audit: audit.clone(), ..Run::unlimited(mode) };
     brake_on_signal(Arc::clone(&run.orders), clock);
+    reopen_on_signal(audit.clone());
     let assembly = Assembly::of(&config, &run, clock);
     let reloading = Reloading { asked, read: Box::new(move || read_configuration(&cli)), run, log };
     let service = match Service::bind(&config, assembly, clock).await {
@@ -182,7 +189,44 @@ async fn serve(cli: Cli, config: Config, mode: Mode, manner: Manner) -> Exit {
         }
     };
     service.run(stop).await;
+    // What could not be recorded the log was told, and no exit code brings it back.
+    let _ = close(audit, hides).await;
     Exit::Done
+}
+
+// === the audit record ===
+
+/// How long a process that ends waits for the audit file.
+const AUDIT_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Opens the audit file, where evictions are recorded in one and there can be any.
+fn open_audit(config: &Config, mode: Mode) -> Result<Audit, Exit> {
+    let evicts = mode == Mode::Evict && config.sources.iter().any(|source| !source.dry_run);
+    let Some(path) = config.audit.file.as_deref().filter(|_| evicts) else { return Ok(Audit::default()) };
+    Audit::open(path).map_err(|error| {
+        let path = path.display();
+        complain(&format!(
+            "`file` of [audit]: {path}: {error}\n  hint: its directory must exist, and the user we run as must be able \
+             to append to it; without a record nothing is evicted"
+        ));
+        Exit::Config
+    })
+}
+
+/// Opens the audit file anew at each SIGHUP, for what rotates logs.
+fn reopen_on_signal(audit: Audit) {
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+    tokio::spawn(async move {
+        // bound: every turn waits for a signal
+        while hangup.recv().await.is_some() {
+            audit.reopen();
+        }
+    });
+}
+
+/// Waits until everything is recorded; says how many lines are not.
+async fn close(audit: Audit, hides: bool) -> u64 {
+    tokio::task::spawn_blocking(move || audit.close(AUDIT_PATIENCE, hides)).await.unwrap_or_default()
 }
 
 /// Cancelled by the first SIGTERM or SIGINT; a second one ends the process at once.
@@ -258,8 +302,14 @@ async fn once(
     let stop = stop_on_signal();
     let clock = Clock::start();
     let lifted = Lifted { silent: release.silent, mass: release.mass };
-    let run = Run { lifted, max, redaction: manner.redaction, ..Run::unlimited(Mode::Evict) };
+    let audit = match open_audit(config, Mode::Evict) {
+        Ok(audit) => audit,
+        Err(exit) => return exit,
+    };
+    let hides = manner.redaction.is_some();
+    let run = Run { lifted, max, redaction: manner.redaction, audit: audit.clone(), ..Run::unlimited(Mode::Evict) };
     brake_on_signal(Arc::clone(&run.orders), clock);
+    reopen_on_signal(audit.clone());
     let Assembly { links: _links, reapers } = Assembly::of(config, &run, clock);
     // A reader who leaves does not call off what was asked for.
     let telling = Telling::begin(report, clock, CancellationToken::new());
@@ -269,7 +319,12 @@ async fn once(
         let (count, source) = (finding.undelivered, &finding.source);
         warn(&format!("{count} events of source {source} were not delivered to its webhook"));
     }
+    let unrecorded = close(audit, hides).await;
+    if unrecorded > 0 {
+        complain(&format!("{unrecorded} evictions are not in the audit file"));
+    }
     match conclude(false, &findings, telling, fail_on_stale, manner.stdout_colors).await {
+        _ if unrecorded > 0 => Exit::Failed,
         Exit::Done | Exit::Stale if findings.iter().any(Finding::is_held) => Exit::Held,
         exit => exit,
     }

@@ -11,11 +11,13 @@ use std::time::Duration;
 use prometheus::proto::{Metric, MetricFamily};
 use prometheus::{Gauge, Registry, TextEncoder};
 
+use crate::audit::Tally as Recorded;
 use crate::policy::entry::{Monotonic, Timestamp};
 use crate::reaper::Report;
 use crate::store::status::Status;
 use crate::webhook::Tally;
 
+mod audit;
 mod connection;
 mod family;
 mod openmetrics;
@@ -69,6 +71,7 @@ pub struct Metrics {
     registry: Registry,
     reload_succeeded: Gauge,
     reload_success: Gauge,
+    audit: audit::File,
     /// Locked while a report is taken in and while a scrape reads, so that a scrape sees a report whole or not at all.
     sources: Mutex<HashMap<Arc<str>, OfSource>>,
 }
@@ -107,7 +110,8 @@ impl Metrics {
             "presence_reaper_config_last_reload_success_timestamp_seconds",
             "When the configuration was last taken over.",
         )?;
-        let metrics = Self { reload_succeeded, reload_success, sources: Mutex::default(), registry };
+        let audit = audit::File::new(&registry)?;
+        let metrics = Self { reload_succeeded, reload_success, audit, sources: Mutex::default(), registry };
         metrics.reloaded(sources, started)?;
         Ok(metrics)
     }
@@ -164,6 +168,11 @@ impl Metrics {
         if let Some(source) = self.locked().get(source) {
             source.series.told(tally);
         }
+    }
+
+    /// Notes what became of the lines for the file of the audit record so far.
+    pub fn recorded(&self, tally: &Recorded) {
+        self.audit.told(tally);
     }
 
     /// Takes in a report; `wall` and `mono` are the host's clocks at that moment.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::audit::Audit;
 use crate::clock::Clock;
 use crate::policy::continuity::{Break, Continuity, Identity};
 use crate::policy::duration::in_words;
@@ -18,18 +19,19 @@ use crate::policy::entry::{EntryId, Monotonic, Now, Timestamp};
 use crate::policy::group::Turn;
 use crate::policy::guard::{self, Lifted, State};
 use crate::policy::ledger::{Counted, Ledger};
-use crate::policy::load::{LoadGuard, Throttle};
+use crate::policy::load::{LoadGuard, Pause, Throttle};
 use crate::policy::memory::{Absences, Memory};
-use crate::policy::outcome::{Notified, Outcome, Sink};
+use crate::policy::outcome::{Blocked, Notified, Outcome, Sink};
 use crate::policy::pace::{Rate, Shared};
 use crate::policy::rule::Refusal;
 use crate::policy::staleness::Timing;
-use crate::policy::survey::Survey;
+use crate::policy::survey::{Judged, Survey};
 use crate::policy::suspect;
 use crate::store::audience::Ask;
 use crate::store::connect::Health;
 use crate::store::error::{Error, Kind};
 use crate::store::evict::{Evicted, Prepared};
+use crate::store::record::Recorder;
 use crate::store::state::Kept;
 use crate::store::{Found, Greeted, Looked, Store, Surveyed};
 use crate::text::quoted;
@@ -95,6 +97,9 @@ pub struct Reaper {
     throttled: Option<(Monotonic, Throttle)>,
     log_rate: Rate,
     webhooks: Hooks,
+    audit: Audit,
+    /// The last strike could not write to the stream of the audit record.
+    unrecorded: bool,
     /// It goes on where another one was.
     continues: bool,
 }
@@ -108,6 +113,8 @@ impl Reaper {
                 .dated_by_us(store.source().is_dated_by_us()),
             log_rate: Rate::new(Some(LOGGED_A_SECOND)),
             webhooks: Hooks::default(),
+            audit: Audit::default(),
+            unrecorded: false,
             continues: false,
             told: None,
             led: false,
@@ -157,6 +164,17 @@ impl Reaper {
     /// The pace of the whole process.
     pub fn shared(&self) -> &Arc<Mutex<Shared>> {
         &self.shared
+    }
+
+    /// The same, handing over to this what is recorded of evictions.
+    #[must_use]
+    pub fn recording(self, audit: Audit) -> Self {
+        Self { audit, ..self }
+    }
+
+    /// Who keeps what is recorded of evictions.
+    pub fn audit(&self) -> &Audit {
+        &self.audit
     }
 
     /// The webhooks of the source.
@@ -400,7 +418,7 @@ impl Reaper {
         let (live, stale, protected) = (survey.live(), survey.stale, survey.protected);
         let (future, unreadable) = (survey.future, survey.unreadable_total());
         let (watched, took) = (self.watched(), in_words(took));
-        let paused = self.load.pause().map(|pause| pause.why.as_str());
+        let paused = self.pause().map(|pause| pause.why.as_str());
         info!(source, live, stale, protected, future, unreadable, watched, paused, took, "surveyed");
         if survey.unwatched > 0 {
             warn!(
@@ -545,7 +563,7 @@ impl Reaper {
             return None;
         }
         let now = self.clock.now();
-        if self.load.pause().is_some() {
+        if self.pause().is_some() {
             // The next pulse tells whether it may go on.
             return None;
         }
@@ -569,13 +587,13 @@ impl Reaper {
             // They can't change until the batch is answered.
             let (ordered, _unchanged) = orders.in_force(&self.store.source().name, self.clock.now()).await;
             self.ledger.ordered(ordered);
-            let Some((now, due)) = self.reserve_due(&mut report) else { break };
+            let Some((now, allowance, due)) = self.reserve_due(&mut report) else { break };
             if self.store.wants_due(now.mono) {
                 let soon = now.mono.plus(self.settings.timing.heartbeat_interval);
                 self.store.expect(self.ledger.due(soon, SOON));
             }
             let reserved = due.len() as u64;
-            let spent = self.strike_due(due, &mut report).await;
+            let spent = self.strike_due(due, allowance, &mut report).await;
             self.settle(reserved, spent);
             if self.now().is_none() {
                 break;
@@ -609,8 +627,8 @@ impl Reaper {
         }
     }
 
-    /// What may be struck now, as many as the pace allows; that many are reserved.
-    fn reserve_due(&mut self, report: &mut Report) -> Option<(Now, Vec<EntryId>)> {
+    /// What may be struck now, as many as the pace allows, and how many that would be; those that are due are reserved.
+    fn reserve_due(&mut self, report: &mut Report) -> Option<(Now, u64, Vec<EntryId>)> {
         let now = self.now().filter(|_| report.failure.is_none())?;
         self.ledger.decide_source(now).ok()?;
         if self.ledger.watch().next_due().is_none_or(|due| due > now.mono) {
@@ -622,7 +640,7 @@ impl Reaper {
         if let Some((since, why)) = self.throttled.take() {
             report.throttled[why.index()] += now.mono.since(since);
         }
-        if let Some(pause) = self.load.pause() {
+        if let Some(pause) = self.pause() {
             self.throttled = self.ledger.watch().is_due(now.mono).then_some((now.mono, pause.why));
             return None;
         }
@@ -638,11 +656,11 @@ impl Reaper {
         }
         let due = self.ledger.due(now.mono, usize::try_from(allowance).unwrap_or(CHUNK).min(CHUNK));
         shared.reserve(due.len() as u64);
-        Some((now, due))
+        Some((now, allowance, due))
     }
 
     /// Re-reads and strikes; returns how many went, or may have gone.
-    async fn strike_due(&mut self, due: Vec<EntryId>, report: &mut Report) -> u64 {
+    async fn strike_due(&mut self, due: Vec<EntryId>, allowance: u64, report: &mut Report) -> u64 {
         let looked = match self.store.look(&due).await {
             Ok(looked) => looked,
             Err(error) => {
@@ -654,10 +672,10 @@ impl Reaper {
         if self.now().is_none() {
             return 0;
         }
-        self.strike_found(due, looked, report).await
+        self.strike_found(due, looked, allowance, report).await
     }
 
-    async fn strike_found(&mut self, due: Vec<EntryId>, looked: Looked, report: &mut Report) -> u64 {
+    async fn strike_found(&mut self, due: Vec<EntryId>, looked: Looked, allowance: u64, report: &mut Report) -> u64 {
         let Looked { identity, now, found } = looked;
         for (id, found) in due.iter().zip(&found) {
             if let Found::Entry { judged, mark, .. } = found {
@@ -666,7 +684,7 @@ impl Reaper {
         }
         let mut prepared = Vec::with_capacity(due.len());
         for (id, found) in due.into_iter().zip(found) {
-            prepared.extend(self.judge(&id, found, now, report));
+            prepared.extend(self.judge(&id, found, allowance, now, report));
         }
         if prepared.is_empty() {
             return 0;
@@ -685,7 +703,7 @@ impl Reaper {
     }
 
     /// The entry, if it may be struck; else what is remembered of it is brought up to date.
-    fn judge(&mut self, id: &EntryId, found: Found, now: Now, report: &mut Report) -> Option<Prepared> {
+    fn judge(&mut self, id: &EntryId, found: Found, allowance: u64, now: Now, report: &mut Report) -> Option<Prepared> {
         let (judged, mark, protected, prepared) = match found {
             Found::Entry { judged, mark, group, protected, prepared } => {
                 let moved = self.ledger.watch().get(id).and_then(|watched| watched.group.as_deref());
@@ -708,7 +726,7 @@ impl Reaper {
             }
         };
         match self.ledger.decide(id, judged, mark, protected, now) {
-            Ok(()) => Some(*prepared),
+            Ok(()) => Some(self.on_record(id, judged, *prepared, allowance, now)),
             Err(Refusal::Protected) => {
                 self.count_outcome(id, Outcome::Protected, report);
                 None
@@ -721,6 +739,15 @@ impl Reaper {
         }
     }
 
+    /// With what the rule went by, where that is recorded.
+    fn on_record(&self, id: &EntryId, judged: Judged, prepared: Prepared, allowance: u64, now: Now) -> Prepared {
+        let recorded = judged.ok().filter(|_| self.store.recorder().is_some());
+        match recorded.and_then(|ping| self.ledger.grounds(id, ping, allowance, now)) {
+            Some(grounds) => prepared.upon(grounds),
+            None => prepared,
+        }
+    }
+
     /// What is protected may stay so for long: it is counted once a mark.
     fn count_outcome(&mut self, id: &EntryId, outcome: Outcome, report: &mut Report) {
         if outcome != Outcome::Protected || self.ledger.count_once(id, Counted::Protected) {
@@ -730,6 +757,8 @@ impl Reaper {
 
     fn take_in_outcomes(&mut self, evicted: Evicted, skipped: &[(EntryId, u32)], now: Now, report: &mut Report) -> u64 {
         evicted.took.iter().for_each(|took| self.load.batch_took(*took));
+        self.audit.write(evicted.records);
+        self.tell_unrecorded(&evicted.outcomes);
         let at = evicted.at.unwrap_or(now.server);
         let mut spent = 0;
         let mut untold = 0;
@@ -778,6 +807,23 @@ impl Reaper {
         }
     }
 
+    /// One line when the stream of the audit record begins to keep entries from going.
+    fn tell_unrecorded(&mut self, outcomes: &[(EntryId, Outcome)]) {
+        let Some(stream) = self.store.recorder().and_then(Recorder::stream) else { return };
+        let blocked = outcomes.iter().filter(|(_, outcome)| *outcome == Outcome::Blocked(Blocked::Audit)).count();
+        let evicted = outcomes.iter().any(|(_, outcome)| *outcome == Outcome::Evicted);
+        if blocked > 0 && !self.unrecorded {
+            let (source, stream) = (&*self.store.source().name, quoted(&stream.key));
+            warn!(
+                source,
+                %stream,
+                blocked,
+                "nothing is evicted, for the audit record can't be written: its stream holds another type, or our user                  may not XADD there; see TYPE and `presence-reaper check --connect`"
+            );
+        }
+        self.unrecorded = blocked > 0 || self.unrecorded && !evicted;
+    }
+
     fn tell_eviction(&mut self, id: &EntryId, at: Timestamp, report: &mut Report) -> bool {
         let Some(watched) = self.ledger.watch().get(id) else { return true };
         let age_ms = at.millis_since(watched.last_ping).max(0).unsigned_abs();
@@ -810,6 +856,11 @@ impl Reaper {
 
     // === pace ===
 
+    /// Why evicting pauses, if Redis has a hard time, or what is evicted can't be recorded.
+    fn pause(&self) -> Option<Pause> {
+        self.load.pause().or_else(|| self.audit.pause().filter(|_| self.settings.mode == Mode::Evict))
+    }
+
     fn settle(&mut self, reserved: u64, spent: u64) {
         let now = self.clock.now();
         self.ledger.spend(now, spent);
@@ -835,7 +886,7 @@ impl Reaper {
     fn conclude(&mut self, mut report: Report, began: Monotonic) -> Report {
         report.took = self.clock.now().since(began);
         report.groups = self.ledger.groups();
-        report.pause = self.load.pause();
+        report.pause = self.pause();
         report.hold = self.ledger.hold(self.clock.now());
         report.state = report.hold.as_ref().map_or(State::Normal, |hold| hold.state);
         self.tell_state(&report);
@@ -879,7 +930,9 @@ impl Reaper {
         match &report.pause {
             Some(pause) if before != why => {
                 let reason = pause.why.as_str();
-                warn!(source, reason, ends_with = "the load going down", "evicting pauses: {}", pause.words);
+                let ends_with =
+                    if pause.why == Throttle::Audit { "a write to the audit file" } else { "the load going down" };
+                warn!(source, reason, ends_with, "evicting pauses: {}", pause.words);
             }
             None if before.is_some() => info!(source, "evicting goes on"),
             _ => {}

@@ -1,10 +1,8 @@
 //! What a single run found: tables for a person, one JSON document for a program, or a line for each entry and a
 //! summary, written while the sources are read. And the JSON document of a daemon, for its `/status`.
 
-use std::borrow::Cow;
 use std::io::{self, Write};
 
-use base64::prelude::{BASE64_STANDARD as BASE64, Engine};
 use serde::Serialize;
 
 use crate::policy::entry::{EntryId, Monotonic, Timestamp};
@@ -14,6 +12,7 @@ use crate::policy::ping::{Unit, Unreadable};
 use crate::policy::survey::{Named, Survey};
 use crate::reaper::{Finding, Turns};
 use crate::store::naming::Naming;
+use crate::text::json_text;
 
 mod text;
 
@@ -299,17 +298,6 @@ fn entry_document(naming: &Naming, id: &EntryId, at: Timestamp, age_ms: i64) -> 
     let (id_text, id_base64) = json_text(naming.id(id));
     let (key, key_base64) = json_text(naming.key(id));
     EntryDocument { id: id_text, id_base64, key, key_base64, last_ping: at.to_string(), age_ms }
-}
-
-/// Bytes as JSON text, and beside it in base64 where the text alone would lose some.
-fn json_text(bytes: Cow<'_, [u8]>) -> (String, Option<String>) {
-    match String::from_utf8(bytes.into_owned()) {
-        Ok(text) => (text, None),
-        Err(error) => {
-            let bytes = error.as_bytes();
-            (String::from_utf8_lossy(bytes).into_owned(), Some(BASE64.encode(bytes)))
-        }
-    }
 }
 
 // === a daemon's ===

@@ -1,6 +1,7 @@
 //! The daemon with its faces: the loops on one side, metrics and endpoints on the other, one board between them.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
 use crate::assemble::{Assembly, Run};
+use crate::audit::Audit;
 use crate::clock::{Clock, Wall};
 use crate::config::Config;
 use crate::daemon::{self, Health, Observer};
@@ -78,11 +80,13 @@ impl Service {
         introduce(config, &reapers);
         let health = Health::new(clock, &reapers);
         let generation = RwLock::new(Arc::new(Generation::of(links, health, &reapers)));
-        let server = config.server.clone();
+        let audit = reapers.first().map(|reaper| reaper.audit().clone()).unwrap_or_default();
         let board = Board {
             metrics,
             generation,
-            server,
+            server: config.server.clone(),
+            file: config.audit.file.clone(),
+            audit,
             outdated: AtomicBool::new(false),
             clock,
             wall: Wall::at(clock),
@@ -191,6 +195,9 @@ struct Board {
     generation: RwLock<Arc<Generation>>,
     /// Where the endpoints listen.
     server: http::Settings,
+    /// The file of the audit record, and who keeps it.
+    file: Option<PathBuf>,
+    audit: Audit,
     /// The last configuration that was read was not taken over.
     outdated: AtomicBool,
     clock: Clock,
@@ -274,11 +281,16 @@ impl Board {
 
     /// What takes a restart is no matter of a reload.
     fn check(&self, config: Config) -> Result<Config, Vec<String>> {
-        if config.server == self.server {
-            return Ok(config);
-        }
-        let (from, to) = (self.server.describe(), config.server.describe());
-        Err(vec![format!("`listen` in [server] changed from {from} to {to}, and that takes a restart")])
+        let file = |file: &Option<PathBuf>| file.as_ref().map_or("none".to_owned(), |file| file.display().to_string());
+        let fixed = [
+            ("`listen` in [server]", self.server.describe(), config.server.describe()),
+            ("`file` in [audit]", file(&self.file), file(&config.audit.file)),
+        ];
+        let changed = fixed.into_iter().filter(|(_, from, to)| from != to);
+        let told =
+            changed.map(|(what, from, to)| format!("{what} changed from {from} to {to}, and that takes a restart"));
+        let told: Vec<String> = told.collect();
+        if told.is_empty() { Ok(config) } else { Err(told) }
     }
 
     /// The reapers of another configuration, going on where those before them were as far as they may.
@@ -365,6 +377,7 @@ impl Pages for Board {
         for (seen, webhooks) in generation.health.sources().iter().zip(&generation.webhooks) {
             self.metrics.told(&seen.finding.source, &webhooks.tally());
         }
+        self.metrics.recorded(&self.audit.tally());
         let format = if open { Format::OpenMetrics } else { Format::Text };
         self.metrics.render(&generation.links.status(), format).map_err(|error| error.to_string())
     }

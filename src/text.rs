@@ -1,5 +1,9 @@
 //! Bytes as people read them, or as they may be shown to others; and a little colour.
 
+use std::borrow::Cow;
+
+use base64::prelude::{BASE64_STANDARD as BASE64, Engine};
+
 mod paint;
 mod redaction;
 
@@ -38,6 +42,17 @@ pub fn shortened(bytes: &[u8], width: usize) -> String {
     }
     let (head, tail) = ((width - 1).div_ceil(2), (width - 1) / 2);
     format!("{}…{}", &whole[..head], &whole[whole.len() - tail..])
+}
+
+/// Bytes as JSON text, and beside it in base64 where the text alone would lose some.
+pub fn json_text(bytes: Cow<'_, [u8]>) -> (String, Option<String>) {
+    match String::from_utf8(bytes.into_owned()) {
+        Ok(text) => (text, None),
+        Err(error) => {
+            let bytes = error.as_bytes();
+            (String::from_utf8_lossy(bytes).into_owned(), Some(BASE64.encode(bytes)))
+        }
+    }
 }
 
 #[cfg(test)]

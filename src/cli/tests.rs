@@ -153,11 +153,11 @@ fn colour_is_for_terminals_and_a_flag_outranks_the_variable() {
 fn every_flag_sets_a_key_that_the_configuration_knows() {
     let line = "--redis-url rediss://h --redis-username u --redis-password-file f --redis-tls-ca-file a \
                 --redis-tls-cert-file b --redis-tls-key-file c --redis-tls-server-name d --db 1 --listen off --log-level warn \
-                --log-format json --hash h --last-ping value --companion SREM~users~{id} --threshold 1m \
-                --heartbeat-interval 5s --format iso-8601 --time-zone Europe/Berlin --deadline 1m --missing skip";
+                 --log-format json --audit-file /f --audit-stream s --hash h --last-ping value --companion SREM~users~{id} \
+                 --threshold 1m --heartbeat-interval 5s --format iso-8601 --time-zone Europe/Berlin --deadline 1m --missing skip";
     let words = line.split_whitespace().map(|word| word.replace('~', " ").into());
     let cli = Cli::parse(std::iter::once("presence-reaper".into()).chain(words)).unwrap();
-    assert_eq!(cli.flags.settings.len(), 20);
+    assert_eq!(cli.flags.settings.len(), 22);
     let config = config::load(cli.inputs(None, Vec::new())).unwrap();
     assert_eq!((config.redis.db, config.server.listen, config.sources.len()), (1, vec![], 1));
 }
@@ -166,7 +166,7 @@ fn every_flag_sets_a_key_that_the_configuration_knows() {
 fn the_help_names_variables_that_exist() {
     let help = Args::command().render_long_help().to_string();
     let names: Vec<&str> = help.split("[env: ").skip(1).filter_map(|rest| rest.split(']').next()).collect();
-    assert_eq!(names.len(), 11, "{help}");
+    assert_eq!(names.len(), 13, "{help}");
     for name in names {
         if name == config::FILE_VARIABLE {
             continue;
@@ -174,7 +174,7 @@ fn the_help_names_variables_that_exist() {
         let environment = vec![(name.into(), "\u{1}".into())];
         let problems = config::load(config::Inputs { environment, ..Default::default() }).map(|_| ()).unwrap_err();
         let wrong = problems.0.iter().any(|problem| problem.place == config::Place::Variable(name.to_owned()));
-        assert!(wrong || name.ends_with("USERNAME") || name.ends_with("FILE"), "{name} is read");
+        assert!(wrong || ["USERNAME", "FILE", "STREAM"].iter().any(|end| name.ends_with(end)), "{name} is read");
     }
 }
 

@@ -73,7 +73,7 @@ fn number_or_never(value: &Value, allowed: RangeInclusive<u32>) -> Result<Option
 }
 
 /// One key, as redis-cli takes it; the empty text is none.
-fn key(text: &str) -> Result<Option<Bytes>, Mistake> {
+pub(super) fn key(text: &str) -> Result<Option<Bytes>, Mistake> {
     if text.is_empty() { Ok(None) } else { words::one(text, "the key").map(|key| Some(key.into())) }
 }
 

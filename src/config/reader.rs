@@ -109,7 +109,6 @@ const NOT_YET: &[&str] = &[
     "when",
     "preset",
     "lease",
-    "audit",
     "topology",
     "nodes",
     "master",

@@ -73,7 +73,7 @@ fn struck(report: &mut Report) {
         too_late: 2,
         fenced: 3,
         unknown: 4,
-        blocked: [1, 2, 3, 4, 5, 6, 7],
+        blocked: [1, 2, 3, 4, 5, 6, 7, 8],
     };
     report.lags = [250, 750, 86_400_001].map(Duration::from_millis).to_vec();
     report.skipped = Skipped { dry_run: 5, observing: 6, guard: 7, limit: 8, protected: 10 };
@@ -210,9 +210,9 @@ fn the_number_of_series_is_known() {
 }
 
 /// Series that do not depend on the sources.
-const OF_PROCESS: usize = 133;
+const OF_PROCESS: usize = 138;
 /// Series of each source.
-const OF_SOURCE: usize = 150;
+const OF_SOURCE: usize = 152;
 
 /// The same samples in both formats; numbers are written differently, and nothing else.
 #[test]
@@ -385,7 +385,7 @@ fn every_reason_and_kind_has_its_series() {
         metrics.record(&report, WALL, MONO);
     }
     let text = scrape(&metrics);
-    for (why, count) in Blocked::ALL.into_iter().zip([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]) {
+    for (why, count) in Blocked::ALL.into_iter().zip([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]) {
         let reason = why.as_str();
         let series = format!("presence_reaper_eviction_failures_total{{reason=\"{reason}\",source=\"hub\"}}");
         assert_eq!(value(&text, &series), count, "{series}");

@@ -364,6 +364,13 @@ impl Continuity {
         self.reconnect.filter(|reconnect| now < reconnect.until)
     }
 
+    /// How long the last grace has been over, and the last time that hubs had to reconnect; none of what never was, or is
+    /// not over.
+    pub fn over_for(&self, now: Monotonic) -> [Option<Duration>; 2] {
+        let ends = [self.grace.map(|grace| grace.until), self.reconnect.map(|reconnect| reconnect.until)];
+        ends.map(|until| until.filter(|until| *until <= now).map(|until| now.since(until)))
+    }
+
     /// Until when an entry with this last ping is kept by a break; none if it is not.
     pub fn keeps(&self, last_ping: Timestamp, now: Monotonic) -> Option<Monotonic> {
         let waits = self.reconnecting(now).filter(|reconnect| last_ping < reconnect.before).map(|r| r.until);

@@ -137,6 +137,11 @@ impl Groups {
         known.keeps_until.max(silence).filter(|until| now.mono < *until)
     }
 
+    /// The newest ping of a group, as far as it is known.
+    pub fn newest(&self, label: &[u8]) -> Option<Timestamp> {
+        self.known.get(label).map(|known| known.newest)
+    }
+
     /// What a later process has to know: who is silent, and who came back a moment ago.
     pub fn remember(&self, now: Now) -> Vec<memory::Group> {
         let kept = |known: &Known| known.keeps_until.filter(|until| now.mono < *until);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::continuity::{Break, CLOCK_TOLERANCE, Continuity, Identity};
 use super::entry::{EntryId, Mark, Monotonic, Now, Timestamp};
+use super::grounds::Grounds;
 use super::group::Turn;
 use super::guard::{self, Change, Guard, Hold, Lifted, State};
 use super::memory::{self, Absences, HostClock, Memory, SingleRun};
@@ -78,6 +79,9 @@ struct LastSurvey {
     population: u64,
     /// An absence means something.
     vouched: bool,
+    /// Live entries, and the newest ping.
+    live: u64,
+    newest: Option<Timestamp>,
 }
 
 /// What a survey changed.
@@ -368,6 +372,8 @@ impl Ledger {
             ended,
             population: survey.unprotected(),
             vouched: survey.vouched,
+            live: survey.live(),
+            newest: survey.newest,
         });
         Learned { breaks, changes, turns }
     }
@@ -554,6 +560,41 @@ impl Ledger {
             Err(Refusal::Unreadable(_) | Refusal::Future | Refusal::Live | Refusal::Moved) => self.watch.forget(id),
         }
         decided
+    }
+
+    /// What an entry went by that [`Self::decide`] has just let go, and that was read as `unit` and `last_ping`. `allowance`:
+    /// how many the pace allowed.
+    pub fn grounds(
+        &self,
+        id: &EntryId,
+        (last_ping, unit): (Timestamp, Unit),
+        allowance: u64,
+        now: Now,
+    ) -> Option<Grounds> {
+        let (watched, last) = (self.watch.get(id)?, self.last.as_ref()?);
+        let age = |at: Timestamp| since(at, now);
+        let [grace_over, reconnect_over] = self.continuity.over_for(now.mono);
+        let group = watched.group.clone();
+        Some(Grounds {
+            unit,
+            last_ping,
+            threshold: self.timing.threshold,
+            seen_for: now.mono.since(watched.since),
+            confirm_for: self.timing.confirm_for(),
+            grace_over,
+            reconnect_over,
+            survey_age: now.mono.since(last.began.mono),
+            pulse_age: self.sampled_at.map(|at| now.mono.since(at)),
+            live: last.live,
+            unprotected: last.population,
+            newest_age: last.newest.map(age),
+            silence_released: self.guard.has_been_silent(),
+            release: self.released(now).map(|release| release.id.clone()),
+            group_newest_age: group.as_deref().and_then(|label| self.guard.groups().newest(label)).map(age),
+            group,
+            // What is left of no limit is none either.
+            allowance: (allowance < u64::MAX / 2).then_some(allowance),
+        })
     }
 
     /// When something may be due, if nothing but time is wanting; `pace_frees` is when the whole process may evict.

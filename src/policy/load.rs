@@ -59,12 +59,14 @@ pub enum Throttle {
     Memory,
     /// Much waits to be freed.
     Lazyfree,
+    /// The audit record can't be written.
+    Audit,
 }
 
 impl Throttle {
     /// Every reason, in the order of [`Self::index`].
-    pub const ALL: [Self; 6] =
-        [Self::Pace, Self::Latency, Self::RoundTrip, Self::ReplicaLag, Self::Memory, Self::Lazyfree];
+    pub const ALL: [Self; 7] =
+        [Self::Pace, Self::Latency, Self::RoundTrip, Self::ReplicaLag, Self::Memory, Self::Lazyfree, Self::Audit];
 
     /// The name in metrics.
     pub const fn as_str(self) -> &'static str {
@@ -75,6 +77,7 @@ impl Throttle {
             Self::ReplicaLag => "replica_lag",
             Self::Memory => "memory",
             Self::Lazyfree => "lazyfree",
+            Self::Audit => "audit",
         }
     }
 

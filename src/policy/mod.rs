@@ -6,6 +6,7 @@
 pub mod continuity;
 pub mod duration;
 pub mod entry;
+pub mod grounds;
 pub mod group;
 pub mod guard;
 pub mod interval;

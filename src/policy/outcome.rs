@@ -38,12 +38,22 @@ pub enum Blocked {
     Other,
     /// A list holds more elements than `max_fanout` allows.
     Fanout,
+    /// The stream of the audit record is of another type, or may not be written.
+    Audit,
 }
 
 impl Blocked {
     /// Every reason, in the order of [`Self::index`].
-    pub const ALL: [Self; 7] =
-        [Self::WrongType, Self::Permission, Self::Oom, Self::ReadOnly, Self::Unsupported, Self::Other, Self::Fanout];
+    pub const ALL: [Self; 8] = [
+        Self::WrongType,
+        Self::Permission,
+        Self::Oom,
+        Self::ReadOnly,
+        Self::Unsupported,
+        Self::Other,
+        Self::Fanout,
+        Self::Audit,
+    ];
 
     /// The name in metrics and reports.
     pub const fn as_str(self) -> &'static str {
@@ -55,6 +65,7 @@ impl Blocked {
             Self::Unsupported => "unsupported",
             Self::Other => "other",
             Self::Fanout => "fanout",
+            Self::Audit => "audit",
         }
     }
 

@@ -22,24 +22,26 @@
 --                                           m, m deeds for when it is gone, each: a when, a deed
 --                                           m, m notices, each: a when, verb, k, k keys, a, a arguments, each: p, p parts
 --                                             the verb TELL is no command: its one argument is told in the answer
+--                                           m, m records, each as a notice; written before anything else
 -- A condition is: verb, k, k keys, a, a arguments, how the answer is compared, with what, 1 if it holds where that is so,
 -- else 0. A when is 0 for always, or 1 and a condition. A deed is: verb, k, k keys, a, a arguments.
 -- An answer is compared as "yes" (1), "nothing" (an empty list), "text", "number", or "same": as an expected value is, for
 -- what was read as JSON is not read so here.
--- A part is "=" and bytes, or a mark that is filled in here: "at", "since MS", "remaining". What an id brought in stands
+-- A part is "=" and bytes, or a mark that is filled in here: "at", "since MS", "remaining", "outcome". What an id brought in stands
 -- behind a "=" and is never read.
 -- A key is an index into KEYS, a slot is an expected value counted from 1 over all probes. An expected value is "="
 -- and the bytes, or "-" for absence.
 --
 -- Returns server time, then one code an entry; server time alone if the window was missed, with FENCED alone if the
 -- lease is not ours, with EXHAUSTED alone if the release does not allow so many. Of an entry that was evicted while not
--- all of its notices went out, or one had something to tell: a list, the code, the places of those that failed, counted
--- from 1, below zero the places of those that their condition kept back, and lists of a place and what it tells.
+-- all of its notices went out, or one had something to tell, or not all was done that stands under a condition: a list,
+-- the code, the places of the notices that failed, counted from 1, below zero the places of those that their condition
+-- kept back, lists of a place and what it tells, and lists of the place of a deed that was left out.
 -- An error in the middle would keep the writes before it, so whatever could fail is asked before the first write, for
 -- the whole batch; and every key is in KEYS, so that Redis can check them too.
 
 local EVICTED, SPARED, GONE, WRONG_TYPE, PERMISSION, OTHER, UNKNOWN, FENCED = 0, 1, 2, 3, 4, 5, 6, 7
-local EXHAUSTED, PROTECTED, UNSUPPORTED = 8, 9, 10
+local EXHAUSTED, PROTECTED, UNSUPPORTED, AUDIT = 8, 9, 10, 11
 
 local at = 0
 local function take()
@@ -414,6 +416,11 @@ local function judge(entry)
   if protection then
     return protection
   end
+  for _, record in ipairs(entry.records) do
+    if refusal_of(record) then
+      return AUDIT
+    end
+  end
   for _, steps in ipairs({ entry.deeds, entry.later, entry.notices, { entry.count } }) do
     for _, step in ipairs(steps) do
       local refusal = step.when and refusal_of(step.when) or refusal_of(step)
@@ -435,8 +442,11 @@ local marks = {
   remaining = function(_, remaining)
     return string.format('%.0f', remaining)
   end,
+  outcome = function(_, _, outcome)
+    return outcome
+  end,
 }
-local function spell(notice, remaining)
+local function spell(notice, remaining, outcome)
   local args = {}
   for i, parts in ipairs(notice.args) do
     local text = {}
@@ -444,7 +454,7 @@ local function spell(notice, remaining)
       if string.sub(part, 1, 1) == '=' then
         text[j] = string.sub(part, 2)
       else
-        text[j] = marks[string.match(part, '%a+')](part, remaining)
+        text[j] = marks[string.match(part, '%a+')](part, remaining, outcome)
       end
     end
     args[i] = table.concat(text)
@@ -486,7 +496,7 @@ local function read_notice()
     return list(take)
   end)
   -- For the check a count is as good as another.
-  notice.calls = { spell(notice, 0) }
+  notice.calls = { spell(notice, 0, 'evicted') }
   notice.channel = (notice.verb == 'PUBLISH' or notice.verb == 'SPUBLISH') and notice.calls[1][2]
   for _, parts in ipairs(notice.args) do
     for _, part in ipairs(parts) do
@@ -517,6 +527,7 @@ local function read_entry()
   entry.deeds = list(read_deed)
   entry.later = list(read_later)
   entry.notices = list(read_notice)
+  entry.records = list(read_notice)
   entry.count = count_of(entry)
   return entry
 end
@@ -558,29 +569,48 @@ local function run(deed)
   return fault_of(redis.pcall(unpack(call)))
 end
 
+local function record(entry, outcome)
+  for _, one in ipairs(entry.records) do
+    if fault_of(redis.pcall(unpack(spell(one, 0, outcome)))) then
+      return AUDIT
+    end
+  end
+  return nil
+end
+
 -- Nothing here can fail after the checks; should it all the same before the entry's own removal, which comes last, that is
--- not reached, and the entry stays for the next look.
+-- not reached, and the entry stays for the next look. A record comes first: without it nothing goes, and one that says too
+-- much is followed by another.
 local function evict(entry)
+  local code = record(entry, 'evicted')
+  if code then
+    return { code }
+  end
+  local result = { EVICTED }
   for _, deed in ipairs(entry.deeds) do
     if run(deed) then
-      return UNKNOWN
+      record(entry, 'unknown')
+      return { UNKNOWN }
     end
   end
-  local code = EVICTED
-  for _, deed in ipairs(entry.later) do
+  for i, deed in ipairs(entry.later) do
     local holds = not deed.when or ask(deed.when)
-    if holds == true and run(deed) or holds and holds ~= true then
-      code = UNKNOWN
+    if holds == false then
+      result[#result + 1] = { i }
+    elseif holds ~= true or run(deed) then
+      result[1] = UNKNOWN
     end
   end
-  return code
+  if result[1] == UNKNOWN then
+    record(entry, 'unknown')
+  end
+  return result
 end
 
 -- The entry is gone by now, so a notice that fails all the same (a stream that has used up its ids, a server that could
 -- not be asked for permission) is told apart, and the others go out.
-local function announce(entry)
+local function announce(entry, result)
   local remaining = entry.count and redis.pcall(unpack(entry.count.calls[1]))
-  local result = { EVICTED }
   for i, notice in ipairs(entry.notices) do
     local holds = not notice.when or ask(notice.when)
     local words = holds == true and not (notice.counts and fault_of(remaining)) and spell(notice, remaining)
@@ -592,14 +622,17 @@ local function announce(entry)
       result[#result + 1] = i
     end
   end
-  return #result == 1 and EVICTED or result
 end
 
 local reply = { string.format('%.0f', now) }
 for i, entry in ipairs(entries) do
-  reply[i + 1] = codes[i] == EVICTED and evict(entry) or codes[i]
-  if reply[i + 1] == EVICTED and #entry.notices > 0 then
-    reply[i + 1] = announce(entry)
+  reply[i + 1] = codes[i]
+  if codes[i] == EVICTED then
+    local result = evict(entry)
+    if result[1] == EVICTED then
+      announce(entry, result)
+    end
+    reply[i + 1] = #result == 1 and result[1] or result
   end
 end
 return reply

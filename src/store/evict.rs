@@ -15,10 +15,12 @@ use super::lease::Fence;
 use super::notify::{Notice, Word, rfc3339};
 use super::orders::Spending;
 use super::own::Own;
+use super::record::{Became, Record, Recorder};
 use super::reply;
 use super::status::Purpose;
 use crate::language::action::{OWN_PREFIX, Verb};
 use crate::policy::entry::{Bytes, EntryId, Now, Timestamp};
+use crate::policy::grounds::Grounds;
 use crate::policy::outcome::{Blocked, Notified, Outcome, Told};
 
 /// A strike's commands do nothing once server time has passed its own re-read's by this much: a command that waited
@@ -59,6 +61,10 @@ pub struct Prepared {
     pub(super) unsaid: usize,
     /// A companion would write to a container of the source, or to another entry.
     pub(super) trespasses: bool,
+    /// What the rule went by, where that is recorded.
+    pub(super) grounds: Option<Box<Grounds>>,
+    /// Its record, where it is to have one.
+    pub(super) record: Option<Box<Record>>,
 }
 
 impl Prepared {
@@ -77,12 +83,30 @@ impl Prepared {
             unsaid: 0,
             // What nothing was prepared for is not to be struck.
             trespasses: true,
+            grounds: None,
+            record: None,
         }
     }
 
     /// Which entry.
     pub fn id(&self) -> &EntryId {
         &self.id
+    }
+
+    /// The same, with what the rule went by, for its record.
+    #[must_use]
+    pub fn upon(self, grounds: Grounds) -> Self {
+        Self { grounds: Some(Box::new(grounds)), ..self }
+    }
+
+    /// Gives it a record.
+    pub(super) fn record(&mut self, recorder: &Arc<Recorder>, source: &Arc<str>, fenced: bool) {
+        self.record = Some(Box::new(Record::of(self, recorder, source, fenced)));
+    }
+
+    /// What the script appends to the stream of records.
+    fn recorded(&self) -> Option<&Notice> {
+        self.record.as_ref()?.notice.as_ref()
     }
 
     /// How many companions have no key to name, because a value their template wants is absent.
@@ -96,7 +120,7 @@ impl Prepared {
     }
 
     /// What may be done after.
-    fn later(&self) -> impl Iterator<Item = &(When, Deed)> {
+    pub(super) fn later(&self) -> impl Iterator<Item = &(When, Deed)> {
         self.deeds.later.iter().filter(|(when, _)| !when.is_never())
     }
 
@@ -138,12 +162,18 @@ impl Prepared {
         // An outbox is our own, and meant to be.
         let streams = self.notices.iter().filter(|(_, notice)| notice.hook.is_none());
         let streams = streams.filter_map(|(_, notice)| notice.key.as_ref());
-        let mut keys = self.deeds.all().flat_map(|deed| &deed.keys).chain(streams);
-        self.trespasses || keys.any(|key| key.starts_with(OWN_PREFIX) || **key == *self.id.key)
+        let record = self.recorded().and_then(|notice| notice.key.as_ref());
+        let touched = || self.deeds.all().flat_map(|deed| &deed.keys);
+        let mut keys = touched().chain(streams).chain(record);
+        self.trespasses
+            || keys.any(|key| key.starts_with(OWN_PREFIX) || **key == *self.id.key)
+            // What an id spells must not empty the record.
+            || record.is_some_and(|record| touched().any(|key| key == record))
     }
 
     /// Reads, type checks, writes and messages.
     fn operations(&self) -> usize {
+        let record = self.recorded().map_or(0, |notice| 2 + notice.size() / BYTES_AN_OPERATION);
         let notices = self.sent().map(|(_, notice)| {
             1 + usize::from(notice.key.is_some()) + usize::from(notice.counts()) + notice.size() / BYTES_AN_OPERATION
         });
@@ -162,10 +192,12 @@ impl Prepared {
             + listed.sum::<usize>()
             + self.done().map(Deed::operations).sum::<usize>()
             + notices.sum::<usize>()
+            + record
     }
 
     fn streams(&self) -> impl Iterator<Item = &Vec<u8>> {
-        self.sent().filter_map(|(_, notice)| notice.key.as_ref())
+        let notices = self.sent().map(|(_, notice)| notice);
+        notices.chain(self.recorded()).filter_map(|notice| notice.key.as_ref())
     }
 
     /// Keys of which a companion, or a condition, needs that they hold a certain type or nothing, and whether that is a
@@ -247,7 +279,7 @@ pub(super) enum Probe {
 pub(super) struct Elsewhere {
     pub(super) query: Query,
     /// "=" and the text or number, "-" for nothing.
-    expected: Vec<u8>,
+    pub(super) expected: Vec<u8>,
 }
 
 impl Elsewhere {
@@ -291,6 +323,8 @@ pub struct Evicted {
     pub notified: Notified,
     /// Those of them that are for webhooks and wait in no outbox, in their order.
     pub told: Vec<Told>,
+    /// A line of the audit record for each that was evicted, or may have been, where a file is kept.
+    pub records: Vec<Vec<u8>>,
     /// What broke the strike off.
     pub failure: Option<Error>,
     /// Another's value stands where our lease should.
@@ -303,6 +337,10 @@ impl Evicted {
         let mut evicted = Self::default();
         evicted.all(&prepared, Outcome::Fenced);
         evicted
+    }
+
+    fn note(&mut self, prepared: &Prepared, became: Became<'_>, at: Timestamp) {
+        self.records.extend(prepared.record.as_ref().and_then(|record| record.line(prepared, became, at)));
     }
 
     fn all(&mut self, batch: &[Prepared], outcome: Outcome) {
@@ -362,6 +400,9 @@ pub(super) async fn strike(
                 let ran = matches!(error.kind, Kind::Timeout | Kind::Connect | Kind::Other);
                 let outcome = if ran { Outcome::Unknown } else { Outcome::Blocked(error.kind.blocks()) };
                 evicted.all(&batch, outcome);
+                if ran {
+                    batch.iter().for_each(|one| evicted.note(one, Became::Unknown, read_at.server));
+                }
                 evicted.failure = Some(error);
                 return evicted;
             }
@@ -382,6 +423,11 @@ impl Evicted {
             Outcomes::Exhausted => self.all(batch, Outcome::Fenced),
             Outcomes::Each(struck) => {
                 for (prepared, mut struck) in batch.iter().zip(struck) {
+                    match struck.outcome {
+                        Outcome::Evicted => self.note(prepared, Became::Evicted(&struck), answer.at),
+                        Outcome::Unknown => self.note(prepared, Became::Unknown, answer.at),
+                        _ => {}
+                    }
                     if struck.outcome == Outcome::Evicted {
                         prepared.count_notices(&struck, &mut self.notified);
                         let told = std::mem::take(&mut struck.told);
@@ -551,14 +597,17 @@ struct Answer {
 }
 
 /// What came of one entry.
-struct Struck {
-    outcome: Outcome,
+#[derive(Debug)]
+pub(super) struct Struck {
+    pub(super) outcome: Outcome,
+    /// Companions that their condition kept back, by their place among those that stand under one, counted from 1.
+    pub(super) left_out: Vec<usize>,
     /// Its notifications that failed, counted from 1.
-    failed: Vec<usize>,
+    pub(super) failed: Vec<usize>,
     /// Those that the script only spelt, counted likewise.
-    told: Vec<(usize, Vec<u8>)>,
+    pub(super) told: Vec<(usize, Vec<u8>)>,
     /// Those that their condition kept back, counted from 1.
-    kept_back: Vec<usize>,
+    pub(super) kept_back: Vec<usize>,
 }
 
 enum Outcomes {
@@ -610,14 +659,23 @@ fn read_struck(item: Value) -> Result<Struck, reply::Unexpected> {
     let mut items = items.into_iter();
     let code =
         items.next().ok_or_else(|| reply::Unexpected::shape("expected a code, got none")).and_then(reply::count)?;
-    let mut struck = Struck { outcome: outcome(code), failed: Vec::new(), told: Vec::new(), kept_back: Vec::new() };
+    let mut struck = Struck {
+        outcome: outcome(code),
+        left_out: Vec::new(),
+        failed: Vec::new(),
+        told: Vec::new(),
+        kept_back: Vec::new(),
+    };
     let place = |place: i64| usize::try_from(place.unsigned_abs()).unwrap_or(usize::MAX);
     for item in items {
         match item {
             Value::Int(at) if at < 0 => struck.kept_back.push(place(at)),
             Value::Int(at) => struck.failed.push(place(at)),
-            item => match <[Value; 2]>::try_from(reply::array(item)?) {
-                Ok([Value::Int(at), text]) => struck.told.push((place(at), reply::some_bytes(text)?)),
+            item => match <[Value; 2]>::try_from(reply::array(item)?).as_mut().map_err(|other| &other[..]) {
+                Ok([Value::Int(at), text]) => {
+                    struck.told.push((place(*at), reply::some_bytes(std::mem::replace(text, Value::Nil))?));
+                }
+                Err([Value::Int(at)]) => struck.left_out.push(place(*at)),
                 _ => return Err(reply::Unexpected::shape("expected the place of a notification and its text")),
             },
         }
@@ -640,6 +698,7 @@ fn outcome(code: u64) -> Outcome {
         5 => Outcome::Blocked(Blocked::Other),
         9 => Outcome::Protected,
         10 => Outcome::Blocked(Blocked::Unsupported),
+        11 => Outcome::Blocked(Blocked::Audit),
         _ => Outcome::Unknown,
     }
 }
@@ -694,7 +753,7 @@ impl Call {
 
     /// The seconds of the window as text, where a notification may want one: the script formats no time.
     fn seconds(&mut self, batch: &[Prepared], read_at: Now) {
-        if batch.iter().all(|one| one.notices.is_empty()) {
+        if batch.iter().all(|one| one.notices.is_empty() && one.recorded().is_none()) {
             self.number(0);
             return;
         }
@@ -867,6 +926,11 @@ impl Call {
             self.when(when);
             self.notice(notice);
         }
+        self.number(one.recorded().iter().len());
+        if let Some(notice) = one.recorded() {
+            self.when(&When::Always);
+            self.notice(notice);
+        }
     }
 
     fn when(&mut self, when: &When) {
@@ -914,6 +978,7 @@ impl Call {
                 Word::At => self.word(b"at"),
                 Word::Since(then) => self.word(format!("since {}", then.millis()).as_bytes()),
                 Word::Remaining => self.word(b"remaining"),
+                Word::Outcome => self.word(b"outcome"),
             });
         }
     }
@@ -980,6 +1045,8 @@ mod tests {
             notices: vec![],
             unsaid: 0,
             trespasses: false,
+            grounds: None,
+            record: None,
         }
     }
 
@@ -999,6 +1066,8 @@ mod tests {
             notices: vec![],
             unsaid: 0,
             trespasses: false,
+            grounds: None,
+            record: None,
         }
     }
 

@@ -20,6 +20,7 @@ use naming::Naming;
 use orders::Spending;
 use outbox::Outbox;
 use own::{Facts, Own, Sign, Told};
+use record::Recorder;
 use state::{Keeper, Kept};
 use status::Purpose;
 
@@ -57,6 +58,7 @@ pub mod orders;
 pub mod outbox;
 mod own;
 pub mod permissions;
+pub mod record;
 mod reply;
 pub mod rights;
 pub mod sample;
@@ -85,6 +87,8 @@ pub struct Store {
     keeper: Option<Arc<Keeper>>,
     /// Our part in the lease; none in a dry run.
     lease: Option<Arc<Lease>>,
+    /// Where each eviction is recorded, if that is wanted.
+    recorder: Option<Arc<Recorder>>,
     /// What carries no time: since when we have seen it so.
     timeless: Arc<Mutex<Timeless>>,
     /// What the last walk over the keys found, and who is due before the next.
@@ -179,6 +183,7 @@ impl Store {
             max_keys,
             keeper: None,
             lease: None,
+            recorder: None,
             timeless: Arc::default(),
             searched: Arc::default(),
         }
@@ -220,6 +225,17 @@ impl Store {
             }
         }
         self
+    }
+
+    /// The same, recording each eviction.
+    #[must_use]
+    pub fn recording(self, recorder: Arc<Recorder>) -> Self {
+        Self { recorder: Some(recorder), ..self }
+    }
+
+    /// Where each eviction is recorded, if that is wanted.
+    pub fn recorder(&self) -> Option<&Recorder> {
+        self.recorder.as_deref()
     }
 
     /// Our part in the lease of the source, where one is needed.
@@ -703,7 +719,7 @@ impl Store {
     /// does not allow.
     pub async fn evict(
         &self,
-        prepared: Vec<Prepared>,
+        mut prepared: Vec<Prepared>,
         identity: &Identity,
         read_at: Now,
         released: Option<&Release>,
@@ -720,6 +736,9 @@ impl Store {
             Ok(live) => {
                 let spending = released.map(|release| Spending::of(release, &self.source.name));
                 let leave = Leave { fence: fence.as_ref(), spending: spending.as_ref() };
+                if let Some(recorder) = &self.recorder {
+                    prepared.iter_mut().for_each(|one| one.record(recorder, &self.source.name, fence.is_some()));
+                }
                 let evicted = evict::strike(&self.link, &live, prepared, leave, read_at).await;
                 if let Some(lease) = self.lease.as_ref().filter(|_| evicted.lease_lost) {
                     lease.fenced();

@@ -44,6 +44,8 @@ pub(super) enum Word {
     Since(Timestamp),
     /// How many members or fields are left in the container.
     Remaining,
+    /// What became of the entry, in a record.
+    Outcome,
 }
 
 impl Notice {
@@ -267,6 +269,7 @@ mod tests {
             Word::At => format!("{}Z", rfc3339(NOW, 3)).into_bytes(),
             Word::Since(then) => NOW.millis_since(*then).to_string().into_bytes(),
             Word::Remaining => b"41".to_vec(),
+            Word::Outcome => b"evicted".to_vec(),
         };
         words.iter().flat_map(word).collect()
     }

@@ -515,6 +515,8 @@ impl<'e> Facts<'e> {
             notices,
             unsaid,
             trespasses: false,
+            grounds: None,
+            record: None,
         };
         settle(source, &mut prepared);
         prepared

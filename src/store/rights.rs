@@ -157,16 +157,18 @@ pub struct Use<'s> {
     pub evicts: bool,
     /// The key that shows whether its hubs can write.
     pub witness: Option<&'s [u8]>,
+    /// The stream in which evictions are recorded.
+    pub record: Option<&'s [u8]>,
 }
 
 /// What is needed for that.
 pub fn needed<'s>(uses: impl IntoIterator<Item = Use<'s>>) -> Vec<Right> {
     let mut rights = Vec::new();
-    for Use { source, db, evicts, witness } in uses {
+    for Use { source, db, evicts, witness, record } in uses {
         let more = of_connection(db)
             .chain(of_reading(source))
             .chain(witness.map(|key| Right::on(GET, escaped(key))))
-            .chain(evicts.then(|| of_striking(source)).into_iter().flatten());
+            .chain(evicts.then(|| of_striking(source, record)).into_iter().flatten());
         for right in more {
             if !rights.contains(&right) {
                 rights.push(right);
@@ -275,7 +277,7 @@ fn reading(source: &Source, exact: bool) -> Vec<Command> {
 }
 
 /// The eviction script, and what it calls.
-fn of_striking(source: &Source) -> Vec<Right> {
+fn of_striking(source: &Source, record: Option<&[u8]>) -> Vec<Right> {
     let mut touched = Vec::new();
     let mut called = Vec::new();
     for own in source.container.globs() {
@@ -317,6 +319,10 @@ fn of_striking(source: &Source) -> Vec<Right> {
             }
         }
         touched.push(own);
+    }
+    if let Some(key) = record.map(escaped) {
+        called.extend([TYPE, XADD].map(|command| Right::on(command, key.clone())));
+        touched.push(key);
     }
     touched.push(our_own());
     touched.sort();

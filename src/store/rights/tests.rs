@@ -38,7 +38,7 @@ fn telling(source: Source, channels: &[&str], streams: &[&str], payload: Option<
 }
 
 fn using(source: &Source, evicts: bool) -> Use<'_> {
-    Use { source, db: 0, evicts, witness: None }
+    Use { source, db: 0, evicts, witness: None, record: None }
 }
 
 /// The rules behind `-@all`.
