@@ -86,6 +86,9 @@ cargo clippy --all-targets --locked -- -D warnings
 begin "cargo test"
 RUST_TEST_THREADS=${RUST_TEST_THREADS:-4} cargo test --locked
 
+begin "deploy: logrotate"
+tests/deploy/logrotate.sh
+
 # Needs a nightly toolchain, which it installs, and as many seconds for each target.
 if [ -n "${FUZZ_SECONDS:-}" ]; then
   begin "fuzz"
