@@ -150,6 +150,12 @@ do a hash may come in anybody's way@a_hash_that_comes_into_being@store/evict.lua
 do what stands under an if needs no right@an_action_that_our_user_may_not@store/evict.lua@s/entry.deeds, entry.later, entry.notices/entry.deeds, entry.notices/
 do json is no evidence@if_json_is_evidence@store/evict.rs@s/self.unless.questions.iter\(\).chain\(read\)/self.unless.questions.iter().chain(read.take(0))/
 do what was left behind is stale again@on_evict@store/own.rs@s/Some\(value\) == said/false \&\& Some(value) == said/@store/mod.rs@s/is_ok_and\(.left. left <= time.as_millis/is_ok_and(|left| left > u128::MAX - 1 \&\& left <= time.as_millis/
+audit a record that fails keeps nobody@a_stream_of_another_type@store/evict.lua@s/      return AUDIT$/      break/@store/evict.lua@s/if fault_of\(redis.pcall\(unpack\(spell\(one, 0, outcome/if false and fault_of(redis.pcall(unpack(spell(one, 0, outcome/
+audit nothing is recorded in the stream@killed_while_it_evicts_the_stream@store/evict.rs@s/self.number\(one.recorded\(\).iter\(\).len\(\)\);/self.number(0);/@store/evict.rs@s/if let Some\(notice\) = one.recorded\(\) \{/if let Some(notice) = one.recorded().filter(|_| false) {/
+audit a lost reply has no line@of_a_lost_reply_the_file@store/evict.rs@s/^                if ran \{/                if ran \&\& false {/
+audit a full disk pauses nothing@a_full_disk_pauses@audit.rs@s/Some\(trouble\) => format/Some(trouble) if false => format/@audit.rs@s/^            None if state.lines.len/            _ if state.lines.len/@audit.rs@s/^            None => return None,/            _ => return None,/
+audit SIGHUP opens nothing@a_rotated_file_loses@audit.rs@s/desk.locked\(\).reopens = true;/desk.locked().reopens = false;/
+audit a companion may reach the stream@no_companion_reaches@store/evict.rs@s/record.is_some_and\(.record. touched/record.filter(|_| false).is_some_and(|record| touched/
 M
 }
 
