@@ -190,6 +190,12 @@ metrics of a run are for ourselves alone@an_audit_and_once_leave@output.rs@s/fro
 kube ports of Services are warned of@variables_that_kubernetes@config/tree.rs@s/\|\| name.match_indices\("_PORT"\).*//
 kube whatever ends in _PORT is a Service's@variables_that_only_look_like@config/tree.rs@s/ && value.contains\(":\/\/"\)//
 kube a misspelt setting may be a Service's@variables_that_only_look_like@config/tree.rs@s/if name.contains\("__"\)/if false/
+audit a record that fails keeps nobody@a_stream_of_another_type@store/evict.lua@s/      return AUDIT$/      break/@store/evict.lua@s/if fault_of\(redis.pcall\(unpack\(spell\(one, 0, outcome/if false and fault_of(redis.pcall(unpack(spell(one, 0, outcome/
+audit nothing is recorded in the stream@killed_while_it_evicts_the_stream@store/evict.rs@s/self.number\(one.recorded\(\).iter\(\).len\(\)\);/self.number(0);/@store/evict.rs@s/if let Some\(notice\) = one.recorded\(\) \{/if let Some(notice) = one.recorded().filter(|_| false) {/
+audit a lost reply has no line@of_a_lost_reply_the_file@store/evict.rs@s/^                if ran \{/                if ran \&\& false {/
+audit a full disk pauses nothing@a_full_disk_pauses@audit.rs@s/Some\(trouble\) => format/Some(trouble) if false => format/@audit.rs@s/^            None if state.lines.len/            _ if state.lines.len/@audit.rs@s/^            None => return None,/            _ => return None,/
+audit SIGHUP opens nothing@a_rotated_file_loses@audit.rs@s/desk.locked\(\).reopens = true;/desk.locked().reopens = false;/
+audit a companion may reach the stream@no_companion_reaches@store/evict.rs@s/record.is_some_and\(.record. touched/record.filter(|_| false).is_some_and(|record| touched/
 M
 }
 

@@ -87,6 +87,9 @@ cargo clippy --all-targets --locked -- -D warnings
 begin "cargo test"
 RUST_TEST_THREADS=${RUST_TEST_THREADS:-4} cargo test --locked
 
+begin "deploy: logrotate"
+./tests/deploy/logrotate.sh
+
 begin "deploy: container"
 ./tests/deploy/container.sh
 

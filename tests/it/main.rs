@@ -11,6 +11,7 @@ mod harness;
 
 mod acl;
 mod alerts;
+mod audit;
 mod cli;
 mod companions;
 mod connections;
