@@ -7,6 +7,7 @@
 --        an operator's release, and its id  unless so many are left of that nothing is done; 0 alone: none is needed
 --        n, then n probes, each             GET        key, expected
 --                                           ZSCORE     key, member, expected
+--                                           HGET       key, field, expected
 --                                           HMGET      key, m, m fields, m expected
 --                                           SISMEMBER  key, member
 --                                           IDLE       key, the least idle time in seconds or nothing
@@ -101,6 +102,16 @@ end
 local probes = {
   GET = function(key)
     local found = redis.pcall('GET', key)
+    local expected = take()
+    local fault = fault_of(found)
+    if fault then
+      slots[#slots + 1] = fault
+    else
+      compare(found, expected)
+    end
+  end,
+  HGET = function(key)
+    local found = redis.pcall('HGET', key, take())
     local expected = take()
     local fault = fault_of(found)
     if fault then

@@ -750,21 +750,15 @@ impl Call {
     }
 
     fn probe_elsewhere(&mut self, Elsewhere { query, expected }: &Elsewhere) {
-        self.word(match query.verb {
-            "HGET" => b"HMGET",
-            verb @ ("GET" | "ZSCORE") => verb.as_bytes(),
-            _ => b"ASK",
-        });
         let keys: Vec<usize> = query.keys.iter().map(|key| self.key(key)).collect();
-        match query.verb {
-            "HGET" | "GET" | "ZSCORE" => keys.iter().for_each(|key| self.number(*key)),
-            verb => {
-                self.word(verb.as_bytes());
-                self.number(keys.len());
-                keys.iter().for_each(|key| self.number(*key));
-            }
-        }
-        if query.verb != "GET" && query.verb != "ZSCORE" {
+        if let verb @ ("GET" | "HGET" | "ZSCORE") = query.verb {
+            self.word(verb.as_bytes());
+            keys.iter().for_each(|key| self.number(*key));
+        } else {
+            self.word(b"ASK");
+            self.word(query.verb.as_bytes());
+            self.number(keys.len());
+            keys.iter().for_each(|key| self.number(*key));
             self.number(query.args.len());
         }
         query.args.iter().for_each(|arg| self.word(arg));
