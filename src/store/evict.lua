@@ -347,7 +347,7 @@ local permitted = {}
 local function refusal_of_call(call, name)
   if not redis.acl_check_cmd then
     -- A server that can't be asked is older than this command, too.
-    return call[1] == 'SPUBLISH' and UNSUPPORTED or nil
+    return call[1] == 'SPUBLISH' and UNSUPPORTED or is_denied and is_denied(call) and PERMISSION or nil
   end
   name = call[1] .. ' ' .. name
   if permitted[name] == nil then

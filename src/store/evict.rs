@@ -527,10 +527,10 @@ fn counted_by(one: &Prepared) -> Vec<Place> {
 
 /// Redis 7 and later refuse a script with this header up front when they refuse writes, as they refuse the hubs'; one
 /// without it would go on deleting while no heartbeat can land. No flags: `allow-oom` would undo that.
-const WITH_HEADER: &str = concat!("#!lua\n", include_str!("evict.lua"));
+const WITH_HEADER: &str = concat!("#!lua\nlocal is_denied\n", include_str!("evict.lua"));
 
-/// Before Redis 7 the header is a syntax error, and a script that asked for the time may write only like this.
-const WITHOUT_HEADER: &str = concat!("redis.replicate_commands()\n", include_str!("evict.lua"));
+/// Before Redis 7 the header is a syntax error, and what a newer server does by itself has to be tried.
+const WITHOUT_HEADER: &str = concat!(include_str!("trial.lua"), include_str!("evict.lua"));
 
 static HASHES: LazyLock<[String; 2]> =
     LazyLock::new(|| [WITHOUT_HEADER, WITH_HEADER].map(|script| Script::new(script).get_hash().to_owned()));
