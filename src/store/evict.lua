@@ -7,6 +7,7 @@
 --        an operator's release, and its id  unless so many are left of that nothing is done; 0 alone: none is needed
 --        n, then n probes, each             GET        key, expected
 --                                           ZSCORE     key, member, expected
+--                                           HGET       key, field, expected
 --                                           HMGET      key, m, m fields, m expected
 --                                           SISMEMBER  key, member
 --                                           IDLE       key, the least idle time in seconds or nothing
@@ -103,6 +104,16 @@ end
 local probes = {
   GET = function(key)
     local found = redis.pcall('GET', key)
+    local expected = take()
+    local fault = fault_of(found)
+    if fault then
+      slots[#slots + 1] = fault
+    else
+      compare(found, expected)
+    end
+  end,
+  HGET = function(key)
+    local found = redis.pcall('HGET', key, take())
     local expected = take()
     local fault = fault_of(found)
     if fault then
@@ -338,7 +349,7 @@ local permitted = {}
 local function refusal_of_call(call, name)
   if not redis.acl_check_cmd then
     -- A server that can't be asked is older than this command, too.
-    return call[1] == 'SPUBLISH' and UNSUPPORTED or nil
+    return call[1] == 'SPUBLISH' and UNSUPPORTED or is_denied and is_denied(call) and PERMISSION or nil
   end
   name = call[1] .. ' ' .. name
   if permitted[name] == nil then

@@ -587,10 +587,10 @@ fn counted_by(one: &Prepared) -> Vec<Place> {
 
 /// Redis 7 and later refuse a script with this header up front when they refuse writes, as they refuse the hubs'; one
 /// without it would go on deleting while no heartbeat can land. No flags: `allow-oom` would undo that.
-const WITH_HEADER: &str = concat!("#!lua\n", include_str!("evict.lua"));
+const WITH_HEADER: &str = concat!("#!lua\nlocal is_denied\n", include_str!("evict.lua"));
 
-/// Before Redis 7 the header is a syntax error, and a script that asked for the time may write only like this.
-const WITHOUT_HEADER: &str = concat!("redis.replicate_commands()\n", include_str!("evict.lua"));
+/// Before Redis 7 the header is a syntax error, and what a newer server does by itself has to be tried.
+const WITHOUT_HEADER: &str = concat!(include_str!("trial.lua"), include_str!("evict.lua"));
 
 static HASHES: LazyLock<[String; 2]> =
     LazyLock::new(|| [WITHOUT_HEADER, WITH_HEADER].map(|script| Script::new(script).get_hash().to_owned()));
@@ -823,21 +823,15 @@ impl Call {
     }
 
     fn probe_elsewhere(&mut self, Elsewhere { query, expected }: &Elsewhere) {
-        self.word(match query.verb {
-            "HGET" => b"HMGET",
-            verb @ ("GET" | "ZSCORE") => verb.as_bytes(),
-            _ => b"ASK",
-        });
         let keys: Vec<usize> = query.keys.iter().map(|key| self.key(key)).collect();
-        match query.verb {
-            "HGET" | "GET" | "ZSCORE" => keys.iter().for_each(|key| self.number(*key)),
-            verb => {
-                self.word(verb.as_bytes());
-                self.number(keys.len());
-                keys.iter().for_each(|key| self.number(*key));
-            }
-        }
-        if query.verb != "GET" && query.verb != "ZSCORE" {
+        if let verb @ ("GET" | "HGET" | "ZSCORE") = query.verb {
+            self.word(verb.as_bytes());
+            keys.iter().for_each(|key| self.number(*key));
+        } else {
+            self.word(b"ASK");
+            self.word(query.verb.as_bytes());
+            self.number(keys.len());
+            keys.iter().for_each(|key| self.number(*key));
             self.number(query.args.len());
         }
         query.args.iter().for_each(|arg| self.word(arg));

@@ -113,8 +113,9 @@ const SCRIPTS: [Command; 2] = [
     Command { name: "EVAL", kind: Kind::Script, behind: &[] },
 ];
 
-/// By these a server before Redis 7 is asked what we may write there: a transaction that is thrown away.
-const ASKING: [&str; 2] = ["MULTI", "DISCARD"];
+/// By these a server before Redis 7 is asked what we may write there: a transaction that is thrown away, and, whether it
+/// takes writes at all, one that writes nothing.
+const ASKING: [&str; 3] = ["MULTI", "DISCARD", "SETRANGE"];
 
 const fn writes(verb: Verb) -> &'static [Command] {
     const UNLINK: Command = changes("UNLINK", &[]);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use presence_reaper::check;
 use presence_reaper::clock::Clock;
 use presence_reaper::config::{Config, File, Inputs, load};
 use presence_reaper::policy::entry::{EntryId, Timestamp};
@@ -17,7 +18,7 @@ use presence_reaper::store::{Found, Looked, Store};
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, FromRedisValue};
 
-use crate::harness::{Layout, Server};
+use crate::harness::{Layout, Server, confined, generation_named, user_on};
 
 /// How long a call may hang before a test gives up on it.
 pub(crate) const LONG: Duration = Duration::from_secs(10);
@@ -44,7 +45,7 @@ impl Edge {
 
     /// The same with the whole table `[redis]` spelt out.
     pub(crate) fn dialling(redis: &str, source: &str) -> Self {
-        let config = config(redis, source);
+        let config = as_its_own_user(redis, source).unwrap_or_else(|| config(redis, source));
         let clock = Clock::start();
         let link = Arc::new(Link::new(config.redis, clock));
         let [source] = &config.sources[..] else { panic!("one source") };
@@ -84,6 +85,17 @@ impl Edge {
         let at = self.link.retry_at().await;
         tokio::time::sleep_until(self.clock.instant(at)).await;
     }
+}
+
+/// The same with a user that has its rights and no other, where the tests run like that and the table names none.
+fn as_its_own_user(redis: &str, source: &str) -> Option<Config> {
+    if !confined() || redis.contains("username") || redis.contains("password") {
+        return None;
+    }
+    let plain = config(redis, source);
+    let line = |generation: &str| Some(check::acl_line(&plain, true, generation_named(generation)));
+    let user = user_on(&plain.redis.endpoint.to_string(), line)?;
+    Some(config(&format!("{redis}\nusername = \"{}\"\npassword = \"{}\"", user.name, user.password), source))
 }
 
 /// A configuration of this table `[redis]` and this one source, which is called `edge`.

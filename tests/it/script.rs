@@ -65,6 +65,10 @@ for_each_server! {
 
     /// The race that is always lost: the ping waits in the server, the strike arrives behind it.
     async fn g1_a_ping_that_queues_before_the_strike_wins(server: Server) {
+        if server.kind().version() < (6, 2) {
+            // It can't pause writes alone.
+            return;
+        }
         for layout in Layout::ALL {
             let edge = Edge::on(&server, source(layout));
             let mut client = server.client().await;
@@ -481,6 +485,10 @@ for_each_server! {
         let mut client = server.client().await;
         for known in [false, true] {
             for refusal in &REFUSALS {
+                if !server.kind().is_modern() && refusal.begin[0].contains("min-replicas") {
+                    // Such a server tells no script. The canary, a plain write, is refused, and holds the source.
+                    continue;
+                }
                 check_refusal(&server, &mut client, refusal, known).await;
             }
         }
@@ -552,7 +560,7 @@ for_each_server! {
     /// A script that loops keeps everybody out, pings too.
     async fn g11_a_busy_server_blocks(server: Server) {
         let mut client = server.client().await;
-        run(&mut client, &["CONFIG SET busy-reply-threshold 20"]).await;
+        run(&mut client, &["CONFIG SET lua-time-limit 20"]).await;
         let edge = Edge::on(&server, source(Layout::Zset));
         let ids = put_aged(&mut client, Layout::Zset, &[OLD]).await;
         let looked = edge.look(&ids).await;
@@ -575,6 +583,10 @@ for_each_server! {
 
     /// A server that loads has no entries to judge yet.
     async fn g11_a_loading_server_answers_nothing(server: Server) {
+        if !server.kind().is_modern() {
+            // It can't be slowed down.
+            return;
+        }
         let mut client = server.client().await;
         let edge = Edge::on(&server, source(Layout::Zset));
         put_aged(&mut client, Layout::Zset, &[OLD]).await;
@@ -1073,8 +1085,8 @@ for_each_server! {
                 let left: Vec<String> = ask(&mut client, "SMEMBERS everybody").await;
                 assert_eq!(left, ["c2"]);
                 let beyond = denied(&mut client).await;
-                // The client asks for no right to these two, and lives without.
-                let known = |what: &&String| !["client|setinfo", "info"].contains(&what.as_str());
+                // The client and the script for older servers try these, and live without.
+                let known = |what: &&String| !["client|setinfo", "client", "info", "setrange", "presence-reaper:nothing"].contains(&what.as_str());
                 assert_eq!(beyond.iter().filter(known).collect::<Vec<_>>(), [""; 0], "{layout:?} {info}");
             }
         }

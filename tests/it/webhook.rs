@@ -275,6 +275,9 @@ for_each_server! {
 
     /// `SPUBLISH` reaches who listens there, with our leave alone.
     async fn a_sharded_channel_is_told(server: Server) {
+        if !server.kind().is_modern() {
+            return;
+        }
         let edge = Edge::on(&server, &with("{ spublish = \"off:{source}\", payload = \"{id}\" }"));
         let mut client = server.client().await;
         let ids = put_aged(&mut client, Layout::Zset, &[OLD; 1]).await;

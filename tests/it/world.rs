@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, sleep};
 
-use crate::harness::{Binary, Daemon, Hub, Layout, Server, eventually};
+use crate::harness::{Binary, Daemon, Hub, Layout, Server, eventually, generation};
 
 /// How long anything may take that comes at once on an idle machine.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
@@ -94,9 +94,14 @@ impl Confined {
     pub(crate) const PASSWORD: &str = "confined";
 
     /// Makes it by the line that `check` prints for these flags, as an operator would: by redis-cli, one word replaced.
-    /// `words` are behind `check`: `--acl`.
+    /// `words` are behind `check`: `--acl`, or an older grammar, which an older server may not know either.
     pub(crate) async fn make(server: &Server, user: &str, words: &[&str], flags: &[String]) -> Self {
-        let named = Self { user: user.to_owned() };
+        let named = Self::named(user);
+        let known = generation(server.kind());
+        let words = words.iter().map(|word| match word.strip_prefix("--acl") {
+            Some(asked) if asked.is_empty() || &asked[1..] > known => format!("--acl={known}"),
+            _ => (*word).to_owned(),
+        });
         let line = named
             .run(Binary::new(["check"]).args(words).args(flags))
             .run()
@@ -106,6 +111,11 @@ impl Confined {
             .replace("<PASSWORD>", &format!(">{}", Self::PASSWORD));
         assert_eq!(redis_cli(server, &line).await, "OK", "{line}");
         named
+    }
+
+    /// One that the server knows already.
+    pub(crate) fn named(user: &str) -> Self {
+        Self { user: user.to_owned() }
     }
 
     /// The program as this user.

@@ -161,7 +161,7 @@ fn who_is_told_is_part_of_it() {
     let zset = telling(zset, &[], &["log"], Some("{remaining}"));
     assert!(rules_of(&zset, true, Generation::V7).contains("(+type +zcard +zrem +zscan +zscore ~online)"));
     let both = telling(hash(), &["off:{id}"], &["log"], None);
-    let flat = "+discard +eval +evalsha +get +hdel +hgetall +hincrby +hmget +hscan +hset +info +multi +pexpire +publish +set +time \
+    let flat = "+discard +eval +evalsha +get +hdel +hgetall +hincrby +hmget +hscan +hset +info +multi +pexpire +publish +set +setrange +time \
                 +type +unlink +xadd +xlen ~clients ~log ~presence-reaper:*";
     assert_eq!(rules_of(&both, true, Generation::V6), flat, "which knows no channels");
     assert_eq!(rules_of(&both, true, Generation::V6_2), format!("{flat} &off:*"));
@@ -199,8 +199,8 @@ fn what_protects_is_part_of_it() {
 fn each_generation_gets_a_line_that_it_understands() {
     let source = source(Kind::Hash, &["clients"], None, &[], &[]);
     let line = |generation| acl_line("a b", &needed([Use { db: 3, ..using(&source, true) }]), generation);
-    let flat = "+discard +eval +evalsha +get +hdel +hgetall +hincrby +hmget +hscan +hset +info +multi +pexpire +select +set +time \
-                +type +unlink +xlen ~clients ~presence-reaper:*";
+    let flat = "+discard +eval +evalsha +get +hdel +hgetall +hincrby +hmget +hscan +hset +info +multi +pexpire +select +set \
+                +setrange +time +type +unlink +xlen ~clients ~presence-reaper:*";
     assert_eq!(line(Generation::V6), format!("ACL SETUSER \"a b\" on <PASSWORD> resetkeys -@all {flat}"));
     assert_eq!(
         line(Generation::V6_2),

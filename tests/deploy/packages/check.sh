@@ -64,7 +64,8 @@ configure_and_start() {
 dpkg --install /packages/*.deb || fail "dpkg --install"
 presence-reaper --version
 is_there /usr/share/man/man8/presence-reaper.8.gz /usr/share/doc/presence-reaper/{copyright,changelog.gz,README.md} \
-  /etc/default/presence-reaper
+  /etc/default/presence-reaper /etc/logrotate.d/presence-reaper \
+  /usr/share/doc/presence-reaper/examples/redis/users-7.0.acl
 bash -n /usr/share/bash-completion/completions/presence-reaper
 zsh -n /usr/share/zsh/vendor-completions/_presence-reaper
 fish -n /usr/share/fish/vendor_completions.d/presence-reaper.fish

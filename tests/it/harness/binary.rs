@@ -18,6 +18,7 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::confined;
 use super::wait::free_port;
 
 /// How long a run that should end by itself may take.
@@ -93,7 +94,8 @@ impl Binary {
     }
 
     /// The bare command, for streams that lead elsewhere than into the harness.
-    pub(crate) fn into_command(self) -> Command {
+    pub(crate) fn into_command(mut self) -> Command {
+        confined::confine(&mut self.command);
         self.command
     }
 
@@ -104,6 +106,7 @@ impl Binary {
 
     /// Starts it; it is killed when the value goes.
     pub(crate) fn spawn(mut self) -> Daemon {
+        confined::confine(&mut self.command);
         let mut child = self.command.spawn().expect("the program starts");
         let stdout = Captured::from(child.stdout.take().expect("piped"));
         let stderr = Captured::from(child.stderr.take().expect("piped"));

@@ -7,6 +7,7 @@
 
 mod authority;
 mod binary;
+mod confined;
 mod hub;
 mod oracle;
 mod proxy;
@@ -16,6 +17,7 @@ mod wait;
 
 pub(crate) use authority::{Authority, Leaf};
 pub(crate) use binary::{Binary, Daemon, Finished, Metrics, Reply, get};
+pub(crate) use confined::{User, generation, generation_named, user_on, wanted as confined};
 pub(crate) use hub::{Hub, Layout, Pinging, Refresh};
 pub(crate) use oracle::{Verdict, Write, judge};
 pub(crate) use proxy::{AfterLoss, Direction, Mode, Proxy};

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::confined;
 use super::wait::free_port;
 
 /// How a script call begins on the wire, as the redis crate writes it.
@@ -85,6 +86,7 @@ impl Proxy {
     pub(crate) async fn start(server_port: u16) -> Self {
         let listener = listen_on_a_free_port().await;
         let port = listener.local_addr().expect("an address").port();
+        confined::leads(port, server_port);
         let line = Arc::new(Line {
             server: SocketAddr::from((Ipv4Addr::LOCALHOST, server_port)),
             mode: watch::Sender::new(Mode::Pass),

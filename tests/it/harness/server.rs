@@ -16,10 +16,14 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
+use super::confined;
 use super::wait::free_port;
 
 /// Names the Valkey program; `tests/run.sh` sets it.
 const VALKEY: &str = "PRESENCE_REAPER_TEST_VALKEY";
+
+/// Names another Redis than the one on the PATH; `tests/servers.sh` sets it.
+const REDIS: &str = "PRESENCE_REAPER_TEST_REDIS";
 
 /// How long a server may take from its start to its first answer.
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -87,7 +91,7 @@ impl Given for Server {
 /// Which program serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// `redis-server` from the PATH. The tests cannot do without it.
+    /// `redis-server` from the PATH, or what `PRESENCE_REAPER_TEST_REDIS` names. The tests cannot do without it.
     Redis,
     /// The Valkey that `PRESENCE_REAPER_TEST_VALKEY` names.
     Valkey,
@@ -96,10 +100,35 @@ pub(crate) enum Kind {
 impl Kind {
     /// The program to start, if it is here.
     fn program(self) -> Option<PathBuf> {
+        let named = |variable: &str| env::var_os(variable).filter(|path| !path.is_empty()).map(PathBuf::from);
         match self {
-            Self::Redis => Some(PathBuf::from("redis-server")),
-            Self::Valkey => env::var_os(VALKEY).filter(|path| !path.is_empty()).map(PathBuf::from),
+            Self::Redis => named(REDIS).or_else(|| Some(PathBuf::from("redis-server"))),
+            Self::Valkey => named(VALKEY),
         }
+    }
+
+    /// The version of its program, major and minor: `(6, 2)`.
+    pub(crate) fn version(self) -> (u32, u32) {
+        static REDIS: OnceLock<(u32, u32)> = OnceLock::new();
+        static VALKEY: OnceLock<(u32, u32)> = OnceLock::new();
+        let known = match self {
+            Self::Redis => &REDIS,
+            Self::Valkey => &VALKEY,
+        };
+        *known.get_or_init(|| self.ask_for_its_version().unwrap_or_else(|| panic!("{self:?} has no --version")))
+    }
+
+    fn ask_for_its_version(self) -> Option<(u32, u32)> {
+        let said = Command::new(self.program()?).arg("--version").output().ok()?;
+        let said = String::from_utf8_lossy(&said.stdout).into_owned();
+        let mut numbers = said.split_once(" v=")?.1.split('.').map(str::parse);
+        Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+    }
+
+    /// Whether it is at least Redis 7, or Valkey: it has `ACL DRYRUN`, `COMMAND LIST`, sharded channels, and scripts can ask
+    /// what they may do.
+    pub(crate) fn is_modern(self) -> bool {
+        self.version() >= (7, 0)
     }
 }
 
@@ -169,6 +198,7 @@ impl Builder {
         let program = self.kind.program().unwrap_or_else(|| panic!("{VALKEY} is not set"));
         let dir = TempDir::new().expect("a private directory");
         let launch = Launch {
+            kind: self.kind,
             program,
             args: self.args,
             password: self.password,
@@ -180,7 +210,10 @@ impl Builder {
         for _ in 0..PORT_TRIES {
             let port = free_port();
             match launch.start(port).await {
-                Ok(child) => return Server { launch, port, child },
+                Ok(child) => {
+                    launch.announce(port);
+                    return Server { launch, port, child };
+                }
                 Err(Refused::PortTaken) => {}
                 Err(Refused::Other(why)) => panic!("{}", why),
             }
@@ -193,6 +226,7 @@ impl Builder {
 
 /// All that a start and a later restart have in common.
 struct Launch {
+    kind: Kind,
     program: PathBuf,
     args: Vec<String>,
     password: Option<String>,
@@ -222,6 +256,13 @@ impl Launch {
         answered.map(|()| child)
     }
 
+    /// Users can be made where nobody needs a password for that.
+    fn announce(&self, port: u16) {
+        if self.password.is_none() {
+            confined::serves(port, port + TLS_OFFSET, &self.socket().to_string_lossy(), self.kind);
+        }
+    }
+
     fn spawn(&self, port: u16) -> io::Result<Child> {
         let log = File::create(self.log())?;
         let mut command = Command::new(&self.program);
@@ -229,8 +270,17 @@ impl Launch {
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--daemonize", "no"])
             .arg("--dir")
             .arg(self.dir.path())
-            .args(["--save", "", "--loglevel", "notice", "--enable-debug-command", "local"]);
+            .args(["--save", "", "--loglevel", "notice"]);
+        // Older servers let everybody debug.
+        if self.kind.is_modern() {
+            command.args(["--enable-debug-command", "local"]);
+        }
         command.arg("--unixsocket").arg(self.socket());
+        if confined::wanted() && self.password.is_none() {
+            let users = self.dir.path().join("users.acl");
+            File::options().append(true).create(true).open(&users)?;
+            command.arg("--aclfile").arg(users);
+        }
         if let Some(password) = &self.password {
             command.args(["--requirepass", password]);
         }
@@ -355,6 +405,11 @@ impl Server {
         Builder { kind, args: Vec::new(), password: None, tls: None, movable_clock: false }
     }
 
+    /// Which program it is.
+    pub(crate) fn kind(&self) -> Kind {
+        self.launch.kind
+    }
+
     /// Its port on 127.0.0.1.
     pub(crate) fn port(&self) -> u16 {
         self.port
@@ -444,8 +499,8 @@ impl Server {
 
     /// Those of `command_stats` that write. One that was tried and refused is there too, with 0 calls.
     pub(crate) async fn write_commands_seen(&self) -> BTreeMap<String, u64> {
-        let mut list = redis::cmd("COMMAND");
-        list.arg("LIST").arg("FILTERBY").arg("ACLCAT").arg("write");
+        let mut list = redis::cmd("ACL");
+        list.arg("CAT").arg("write");
         let writing: BTreeSet<String> = list.query_async(&mut self.client().await).await.unwrap();
         let mut seen = self.command_stats().await;
         seen.retain(|command, _| writing.contains(command));
@@ -459,7 +514,13 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        let asks = confined::wanted()
+            && self.launch.password.is_none()
+            && !std::thread::panicking()
+            && matches!(self.child.try_wait(), Ok(None));
+        let refused = if asks { confined::refusals(self.port) } else { Vec::new() };
         self.kill();
+        assert!(refused.is_empty(), "the user of `check --acl` was refused: {refused:#?}");
     }
 }
 
