@@ -285,7 +285,7 @@ enum Command {
         #[command(flatten)]
         settings: SettingArgs,
     },
-    /// Pull the brake: no reaper evicts anything, or nothing from these sources, until it ends or is let go
+    /// Stop evicting, everywhere or from these sources, until `resume` or until the time is over
     Hold {
         /// The sources; all, if none is named
         #[arg(value_name = "SOURCE")]
@@ -293,13 +293,13 @@ enum Command {
         /// For how long, at most 24h [default: 1h]
         #[arg(long = "for", value_name = "DURATION", value_parser = order_duration)]
         lasts: Option<Duration>,
-        /// Why, for whoever wonders
+        /// Why; shown in the log and by `status`
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
         #[command(flatten)]
         settings: SettingArgs,
     },
-    /// Let go of the brake
+    /// Take back what `hold` ordered: evicting goes on
     Resume {
         /// The sources; all, if none is named
         #[arg(value_name = "SOURCE")]
@@ -307,7 +307,7 @@ enum Command {
         #[command(flatten)]
         settings: SettingArgs,
     },
-    /// Let a source that is silent or in mass evict so many; whatever else keeps an entry still keeps it
+    /// Let a source that holds as silent or mass evict up to N entries; every other condition stays
     Release {
         /// The source
         #[arg(value_name = "SOURCE")]
@@ -318,13 +318,13 @@ enum Command {
         /// For how long, at most 24h [default: 10m]
         #[arg(long = "for", value_name = "DURATION", value_parser = order_duration)]
         lasts: Option<Duration>,
-        /// Why, for whoever wonders
+        /// Why; shown in the log and by `status`
         #[arg(long, value_name = "TEXT")]
         reason: String,
         #[command(flatten)]
         settings: SettingArgs,
     },
-    /// Say what is ordered, who evicts, and how each source stands with every reaper
+    /// Show what is ordered, who leads, and how each source stands with every reaper
     Status {
         /// Form of the report: text or json [default: text]
         #[arg(short, long, value_name = "FORM", hide_possible_values = true)]

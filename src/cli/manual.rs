@@ -54,7 +54,7 @@ const SIGNALS: [(&str, &str); 3] = [
     ),
     (
         "SIGUSR1, SIGUSR2",
-        "Pulls the brake of this process, for an hour at most, and lets go of it. Neither needs Redis.",
+        "Stops this process from evicting, for an hour at most, and takes that back. Neither needs Redis.",
     ),
 ];
 
