@@ -114,7 +114,7 @@ async fn a_server_that_cannot_be_had_is_said_in_one_sentence() {
             let errors: Vec<&str> = run.stderr.lines().collect();
             assert!(matches!(errors[..], [one] if one.contains(what) && one.contains(remedy)), "{what}: {errors:?}");
             assert!(run.stderr.starts_with("error: ") && !run.stderr.contains("right"), "{}", run.stderr);
-            assert!(run.stdout.contains("cli was not seen to the end"), "{}", run.stdout);
+            assert!(run.stdout.contains("cli was not surveyed to the end"), "{}", run.stdout);
         }
     }
 }
