@@ -37,7 +37,10 @@ pub fn write_given(command: &Command, given: &Given, paint: Paint, out: &mut dyn
         writeln!(out, "obeys: {name}")?;
     }
     for name in &given.unanswered {
-        let line = format!("no answer within {}: {name}; it may still evict until it has read the order", in_words(ANSWERS_WITHIN));
+        let line = format!(
+            "no answer within {}: {name}; it may still evict until it has read the order",
+            in_words(ANSWERS_WITHIN)
+        );
         writeln!(out, "{}", paint.bad(&line))?;
     }
     Ok(())

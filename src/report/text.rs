@@ -163,7 +163,9 @@ fn verdict(run: &Run<'_>, finding: &Finding) -> String {
         (true, _, None) => {
             format!("A real run would evict {stale} from {name}, after a second look; this one wrote nothing.")
         }
-        (true, _, Some(held)) => format!("A real run would evict none of {stale} from {name} now. The source holds: {held}."),
+        (true, _, Some(held)) => {
+            format!("A real run would evict none of {stale} from {name} now. The source holds: {held}.")
+        }
         (false, _, None) => format!("{name}: {}{}", done(finding), given_up(finding)),
         (false, _, Some(held)) => format!("{name}: {} The source holds: {held}.", done(finding)),
     }

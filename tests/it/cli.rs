@@ -101,7 +101,7 @@ async fn a_server_that_cannot_be_had_is_said_in_one_sentence() {
         (format!("redis://127.0.0.1:{}", free_port()), "", "Connection refused", "is it running there?"),
         (open(&server), "", "NOAUTH", "see `username`, `password` and `password_file` in [redis]"),
         (open(&server), "wrong", "WRONGPASS", "see `username`, `password` and `password_file` in [redis]"),
-        (open(&replica), "", "its role is slave, not master", "it must be a master"),
+        (open(&replica), "", "its role is slave, not master", "redis must be a master"),
         (open(&stopped), "", "", "the server is busy or stopped"),
     ];
     for (url, password, what, remedy) in cases {
