@@ -151,7 +151,7 @@ impl Orders {
 /// The sentence that says what would do.
 pub fn check_duration(duration: Duration) -> Result<Duration, String> {
     if duration.is_zero() || duration > LONGEST {
-        return Err(format!("an order is good for more than nothing and at most {}", in_words(LONGEST)));
+        return Err(format!("an order lasts more than 0s and at most {}", in_words(LONGEST)));
     }
     Ok(duration)
 }

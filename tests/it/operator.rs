@@ -331,7 +331,7 @@ async fn what_nobody_can_obey_is_refused() {
         (&["resume", "cli", "nobody"], "no source is called nobody; there are: cli"),
         (&["release", "nobody", "--max", "1", "--reason", "x"], "no source is called nobody; there are: cli"),
         (&["hold", "--for", "25h"], "at most 1d"),
-        (&["hold", "--for", "0s"], "more than nothing"),
+        (&["hold", "--for", "0s"], "more than 0s"),
         (&["release", "cli", "--max", "1", "--reason", "x", "--for", "24h 1ms"], "at most 1d"),
         (&["release", "cli", "--max", "0", "--reason", "x"], "0 is not in 1.."),
         (&["release", "cli", "--reason", "x"], "--max <N>"),
