@@ -198,8 +198,8 @@ impl Attempt<'_> {
                 ),
                 io::ErrorKind::PermissionDenied => (
                     Kind::Permission,
-                    "we may not open this socket".to_owned(),
-                    "let our user into the socket's group and directory, and set `unixsocketperm 770` on the server",
+                    "the reaper's user may not open this socket".to_owned(),
+                    "let that user into the socket's group and directory, and set `unixsocketperm 770` on the server",
                 ),
                 io::ErrorKind::ConnectionRefused => (
                     Kind::Connect,
