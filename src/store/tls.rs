@@ -133,8 +133,13 @@ impl<'s> Prepared<'s> {
             None => (None, None),
         };
         let ours = Ours::new(key);
-        let config = client_config(roots, provider, Arc::clone(&ours) as Arc<dyn ResolvesClientCert>)
-            .map_err(|error| Refusal::new(format!("TLS can't be set up: {error}"), "this is a mistake of ours"))?;
+        let config =
+            client_config(roots, provider, Arc::clone(&ours) as Arc<dyn ResolvesClientCert>).map_err(|error| {
+                Refusal::new(
+                    format!("TLS can't be set up: {error}"),
+                    "this is a mistake in presence-reaper: please report it",
+                )
+            })?;
         Ok(Self { settings, config, name, ours, client_expiry })
     }
 }

@@ -306,13 +306,13 @@ for_each_server! {
             (
                 "a database out of range",
                 vec![url(&open, "/99")],
-                "connecting: redis at 127.0.0.1:<port>: database 99 can't be had: DB index is out of range (choose another \
+                "connecting: redis at 127.0.0.1:<port>: database 99 can't be selected: DB index is out of range (choose another \
                  in the URL, by `db` of the source or by --db; the server's `databases` says how many it has)",
             ),
             (
                 "the same in RESP2",
                 vec![url(&open, "/99?protocol=resp2")],
-                "connecting: redis at 127.0.0.1:<port>: database 99 can't be had: DB index is out of range (choose another \
+                "connecting: redis at 127.0.0.1:<port>: database 99 can't be selected: DB index is out of range (choose another \
                  in the URL, by `db` of the source or by --db; the server's `databases` says how many it has)",
             ),
             (
