@@ -138,7 +138,7 @@ pub fn write_text(config: &Config, out: &mut dyn Write) -> io::Result<()> {
         let roots = tls.ca_file.as_ref().map_or("the CAs of this system".into(), |path| path.display().to_string());
         let name = tls.server_name.as_ref().map(|name| format!(" as {name}")).unwrap_or_default();
         let ours = tls.identity.as_ref().map_or("none".into(), |files| files.cert_file.display().to_string());
-        writeln!(out, "  verified{name} by {roots}; our own certificate: {ours}")?;
+        writeln!(out, "  verified{name} by {roots}; client certificate: {ours}")?;
     }
     if let Some(path) = &config.audit.file {
         writeln!(out, "  each eviction is recorded in {}", path.display())?;
@@ -169,10 +169,10 @@ pub fn write_text(config: &Config, out: &mut dyn Write) -> io::Result<()> {
             "  struck after the same ping was seen for {confirm}; held as silent when nobody pinged for {silent}"
         )?;
         if timing.survey_interval() < timing.look_interval() {
-            writeln!(out, "  (fewer than six heartbeats to a threshold leave no room for rare surveys)")?;
+            writeln!(out, "  (surveyed that often because a threshold holds fewer than six heartbeats)")?;
         }
         if source.container.kind().as_str() == "zset" && !source.answers_by_index() {
-            writeln!(out, "  (what is asked of each member has sorted sets read whole, not by their index)")?;
+            writeln!(out, "  (something is asked of each member, so sorted sets are read whole, not by their index)")?;
         }
         for condition in &source.unless {
             writeln!(out, "  protects an entry: {}", condition.text)?;

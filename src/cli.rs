@@ -212,8 +212,8 @@ struct OneShotArgs {
     /// Look once, report, write nothing
     #[arg(long)]
     dry_run: bool,
-    /// Look twice, evict what stood still, report, exit; weaker than the daemon, which watches all the time: what only an
-    /// absence tells goes in the first run that comes a threshold after another
+    /// Look twice, evict what did not ping in between, report, exit; weaker than the daemon, which watches all the time: an
+    /// entry judged by a missing key goes in the first run that comes a threshold after another
     #[arg(long)]
     once: bool,
     /// Guards to lift for this one run, with --once: silent, mass or silent,mass
@@ -250,7 +250,7 @@ enum Guard {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Be the daemon (the default)
+    /// Run the daemon (the default)
     Run {
         /// Shadow mode: all metrics and logs, no writes
         #[arg(long)]
@@ -261,16 +261,16 @@ enum Command {
         #[command(flatten)]
         settings: SettingArgs,
     },
-    /// Check the configuration; without Redis, unless told to --connect
+    /// Check the configuration; without Redis, unless --connect is given
     Check {
-        /// Try it on its server: version, rights, a sample of each source; nothing is written
+        /// Try the configuration on its server: version, rights, a sample of each source; nothing is written
         #[arg(long)]
         connect: bool,
-        /// Print the ACL SETUSER line that it needs, for a server from VERSION on: 6.0, 6.2 or 7.0 (also for Valkey);
-        /// with --connect for the server that is there [default: 7.0]
+        /// Print the ACL SETUSER line that the configuration needs, for a server from VERSION on: 6.0, 6.2 or 7.0 (also
+        /// for Valkey); with --connect for the server that is there [default: 7.0]
         #[arg(long, value_name = "VERSION", num_args = 0..=1, require_equals = true, hide_possible_values = true)]
         acl: Option<Option<AclVersion>>,
-        /// With --connect or --acl: for a user that only looks
+        /// With --connect or --acl: for a user that may only read
         #[arg(long)]
         dry_run: bool,
         /// With --connect: show a keyed hash in place of each id, and no values
@@ -285,7 +285,7 @@ enum Command {
         #[command(flatten)]
         settings: SettingArgs,
     },
-    /// Pull the brake: no reaper evicts anything, or nothing from these sources, until it ends or is let go
+    /// Stop evicting, everywhere or from these sources, until `resume` or until the time is over
     Hold {
         /// The sources; all, if none is named
         #[arg(value_name = "SOURCE")]
@@ -293,13 +293,13 @@ enum Command {
         /// For how long, at most 24h [default: 1h]
         #[arg(long = "for", value_name = "DURATION", value_parser = order_duration)]
         lasts: Option<Duration>,
-        /// Why, for whoever wonders
+        /// Why; shown in the log and by `status`
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
         #[command(flatten)]
         settings: SettingArgs,
     },
-    /// Let go of the brake
+    /// Take back what `hold` ordered: evicting goes on
     Resume {
         /// The sources; all, if none is named
         #[arg(value_name = "SOURCE")]
@@ -307,7 +307,7 @@ enum Command {
         #[command(flatten)]
         settings: SettingArgs,
     },
-    /// Let a source that is silent or in mass evict so many; whatever else keeps an entry still keeps it
+    /// Let a source that holds as silent or mass evict up to N entries; every other condition stays
     Release {
         /// The source
         #[arg(value_name = "SOURCE")]
@@ -318,13 +318,13 @@ enum Command {
         /// For how long, at most 24h [default: 10m]
         #[arg(long = "for", value_name = "DURATION", value_parser = order_duration)]
         lasts: Option<Duration>,
-        /// Why, for whoever wonders
+        /// Why; shown in the log and by `status`
         #[arg(long, value_name = "TEXT")]
         reason: String,
         #[command(flatten)]
         settings: SettingArgs,
     },
-    /// Say what is ordered, who evicts, and how each source stands with every reaper
+    /// Show what is ordered, who leads, and how each source stands with every reaper
     Status {
         /// Form of the report: text or json [default: text]
         #[arg(short, long, value_name = "FORM", hide_possible_values = true)]
@@ -332,7 +332,7 @@ enum Command {
         #[command(flatten)]
         settings: SettingArgs,
     },
-    /// See it work on a private redis-server with simulated clients
+    /// See the reaper work on a private redis-server with simulated clients
     Demo {
         /// Clients to simulate
         #[arg(long, value_name = "N", default_value_t = 1000)]
@@ -358,7 +358,7 @@ enum Command {
 /// The flags that stand for settings; they may be given before or behind the subcommand.
 #[derive(clap::Args)]
 struct SettingArgs {
-    /// The configuration [env: PRESENCE_REAPER_CONFIG] [default: /etc/presence-reaper/reaper.toml, if it exists]
+    /// The configuration file [env: PRESENCE_REAPER_CONFIG] [default: /etc/presence-reaper/reaper.toml, if it exists]
     #[arg(short, long, value_name = "FILE", help_heading = "Settings")]
     config: Option<PathBuf>,
     /// Only this source of the configuration; repeatable
@@ -436,10 +436,10 @@ struct SettingArgs {
     /// The hub stores last ping + DURATION
     #[arg(long, value_name = "DURATION", help_heading = "One source without a file")]
     deadline: Option<String>,
-    /// skip or stale: what it means that the key is gone which --last-ping looks up elsewhere [default: skip]
+    /// skip or stale: what an entry is when the key that --last-ping looks up elsewhere is gone [default: skip]
     #[arg(long, value_name = "WHAT", help_heading = "One source without a file")]
     missing: Option<String>,
-    /// Database number
+    /// Number of the database [default: that of the URL]
     #[arg(long, value_name = "N", help_heading = "One source without a file")]
     db: Option<String>,
 }

@@ -116,7 +116,7 @@ fn read_configuration(cli: &Cli) -> Result<Config, Vec<String>> {
     let file = match std::fs::read_to_string(path) {
         Ok(text) => Some(config::File { name: path.display().to_string(), text }),
         Err(error) if named.is_none() && error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(vec![format!("{}: {error}", path.display())]),
+        Err(error) => return Err(vec![format!("can't read the configuration file {}: {error}", path.display())]),
     };
     let credential = config::credential_of(&environment).filter(|path| path.exists());
     let inputs = config::Inputs { credential, ..cli.inputs(file, environment) };

@@ -424,7 +424,7 @@ impl Reaper {
             warn!(
                 source,
                 unwatched = survey.unwatched,
-                "more old entries than can be watched; the rest waits its turn"
+                "more old entries than can be watched; the rest waits for later surveys"
             );
         }
     }
@@ -438,21 +438,23 @@ impl Reaper {
             match one {
                 Break::FirstContact => info!(source, "first contact: every entry has a full threshold from now"),
                 Break::OwnGap(gap) => {
-                    warn!(source, gap = in_words(*gap), "continuity break: we ourselves did not look for long");
+                    warn!(source, gap = in_words(*gap), "continuity break: the reaper did not look for a while");
                 }
                 Break::OutOfSight(gap) => {
-                    warn!(source, gap = in_words(*gap), "continuity break: redis was out of our sight");
+                    warn!(source, gap = in_words(*gap), "continuity break: the reaper did not see redis for a while");
                 }
                 Break::ClockJump(moved) => {
-                    warn!(source, moved_ms = moved, "continuity break: the clock of redis jumped against ours");
+                    warn!(source, moved_ms = moved, "continuity break: redis' clock jumped against the reaper's");
                 }
-                Break::Restart => warn!(source, "continuity break: redis is another process than before"),
+                Break::Restart => warn!(source, "continuity break: redis restarted, or is another process than before"),
                 Break::Failover => warn!(source, "continuity break: redis failed over"),
                 Break::RoleLost => warn!(source, "continuity break: redis was no master for a while"),
                 Break::Loading => warn!(source, "continuity break: redis was loading or busy and refused everybody"),
                 Break::Rollback => warn!(source, "continuity break: redis' data went backwards; hubs wrote in vain"),
-                Break::StateLost => warn!(source, "continuity break: redis lost our state, and maybe more"),
-                Break::RefusedWrites => warn!(source, "continuity break: redis refused writes, and so heartbeats"),
+                Break::StateLost => warn!(source, "continuity break: redis lost the reaper's state, and maybe more"),
+                Break::RefusedWrites => {
+                    warn!(source, "continuity break: redis refused writes, so heartbeats were lost too")
+                }
                 Break::SilenceEnded => info!(source, "a ping ended the silence: everybody else has a full threshold"),
             }
         }
@@ -463,7 +465,7 @@ impl Reaper {
         for Turn { label, silent } in turns {
             let group = quoted(label);
             if *silent {
-                warn!(source, %group, "nobody of this group pings; its entries go when it was silent for long enough");
+                warn!(source, %group, "nobody of this group pings; its entries are evicted once it has been silent for the threshold and group_extra");
             } else {
                 info!(source, %group, "this group pings again; its entries have a full threshold");
             }
@@ -475,7 +477,7 @@ impl Reaper {
             self.ledger.suspect(one);
         }
         if self.ledger.failed(report.verb == Verb::Survey) {
-            warn!(source = &*report.source, %error, "failed; tried again until it works");
+            warn!(source = &*report.source, %error, "{} failed; tried again until it works", report.verb.as_str());
         } else {
             tracing::debug!(source = &*report.source, %error, "again");
         }
@@ -697,7 +699,12 @@ impl Reaper {
         if released.is_some() {
             self.ledger.spend_release(spent);
             let left = self.ledger.released(now).map_or(0, |release| release.left);
-            warn!(source = &*report.source, evicted = spent, left, "released by an operator, in spite of the hold");
+            warn!(
+                source = &*report.source,
+                evicted = spent,
+                left,
+                "released by an operator, although the source holds"
+            );
         }
         spent
     }
@@ -797,7 +804,12 @@ impl Reaper {
             let failed = notified.failed[sink.index()];
             if failed > 0 {
                 let source = &*self.store.source().name;
-                warn!(source, sink = sink.as_str(), failed, "evicted, but redis refused to take the notification");
+                warn!(
+                    source,
+                    sink = sink.as_str(),
+                    failed,
+                    "evicted, but redis refused the notification: nobody was told"
+                );
             }
             let unknown = notified.unknown[sink.index()];
             if unknown > 0 {

@@ -157,7 +157,7 @@ async fn supervise(board: Arc<Board>, stop: CancellationToken) {
             }
             Verdict { why, .. } => {
                 if !std::mem::replace(&mut stuck, true) && supervisor.watches() {
-                    error!("the watchdog of systemd hears no more of us: {why}");
+                    error!("systemd's watchdog gets no more signs of life, so that systemd ends this process: {why}");
                 }
             }
         }
@@ -182,7 +182,7 @@ fn introduce(config: &Config, reapers: &[Reaper]) {
         let (source, timing) = (reaper.store().source(), reaper.timing());
         let (threshold, heartbeat) = (in_words(timing.threshold), in_words(timing.heartbeat_interval));
         let entries = source.container.describe();
-        let mode = if reaper.mode() == Mode::DryRun { "dry run: nothing is evicted" } else { "evicting" };
+        let mode = if reaper.mode() == Mode::DryRun { "dry run: nothing is evicted" } else { "evicts stale entries" };
         let database = reaper.store().link().database();
         info!(source = &*source.name, entries, database, threshold, heartbeat, "{mode}");
     }
@@ -270,7 +270,7 @@ impl Board {
                 }
                 Err(mistakes) => {
                     mistakes.iter().for_each(|mistake| error!("{mistake}"));
-                    error!("not reloaded: the configuration stays as it was");
+                    error!("not reloaded: the daemon goes on with its earlier configuration");
                     self.metrics.reload_failed();
                     self.outdated.store(true, Ordering::Relaxed);
                     self.supervisor.ready(&self.summary());
@@ -315,7 +315,7 @@ impl Board {
             if reaper.continues() {
                 info!(source, "goes on where it was");
             } else {
-                info!(source, "begins anew: what decides who may go is new or has changed");
+                info!(source, "begins anew with a grace: a setting that decides who may go is new or has changed");
             }
         }
         self.outdated.store(false, Ordering::Relaxed);

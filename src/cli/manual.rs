@@ -23,8 +23,8 @@ const DESCRIPTION: [&str; 4] = [
      it when the client leaves. When a hub crashes, the record stays. presence-reaper evicts such entries, atomically \
      and together with everything that belongs to them, and never those whose clients still ping.",
     "Without a command it is the daemon. --dry-run looks once, writes nothing to Redis and reports; --once looks twice, \
-     evicts what stood still and reports. Where entries live, and when one is stale, stands in a TOML file; one source \
-     can also be given by flags.",
+     evicts what did not ping in between and reports. A TOML file says where entries live and when one is stale; one \
+     source can also be given by flags.",
     "Data goes to stdout, everything else to stderr. A reader that closes the pipe ends the output quietly, and an \
      audit with it; --once evicts all the same.",
     "Reports quote ids as redis-cli does. In JSON an id that is not UTF-8 stands beside its base64.",
@@ -54,7 +54,7 @@ const SIGNALS: [(&str, &str); 3] = [
     ),
     (
         "SIGUSR1, SIGUSR2",
-        "Pulls the brake of this process, for an hour at most, and lets go of it. Neither needs Redis.",
+        "Stops this process from evicting, for an hour at most, and takes that back. Neither needs Redis.",
     ),
 ];
 

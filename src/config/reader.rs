@@ -331,7 +331,7 @@ pub(super) fn one_of<T: Copy>(value: &Value, words: &[(&'static str, T)]) -> Res
     }
     let all: Vec<String> = words.iter().map(|(known, _)| format!("\"{known}\"")).collect();
     let all = all.join(", ");
-    let mistake = Mistake::new(format!("`{}` is none of {all}", shown(word.as_bytes())));
+    let mistake = Mistake::new(format!("`{}` is not one of {all}", shown(word.as_bytes())));
     match nearest(word, words.iter().map(|(known, _)| *known)) {
         Some(near) => Err(mistake.hint(format!("did you mean \"{near}\"?"))),
         None => Err(mistake),

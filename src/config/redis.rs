@@ -201,7 +201,7 @@ fn choose_password(
         (Some(text), Some(file)) if text.place.outranks(&file.place) => Password::Text(text.value),
         (Some(text), Some(file)) => {
             if !file.place.outranks(&text.place) {
-                let mistake = Mistake::new("a password and a password file, and only one can hold");
+                let mistake = Mistake::new("both a password and a password file are set, and only one can count");
                 notes.mistake(
                     &file.place,
                     "password_file",

@@ -46,7 +46,7 @@ pub(super) fn read(table: &mut Table, url: &Node, notes: &mut Notes) -> Option<S
     });
     let secret_file = table.get(notes, "secret_file", path);
     if let (Some(_), Some(file)) = (&secret, &secret_file) {
-        let mistake = Mistake::new("a secret and a secret file, and only one can hold");
+        let mistake = Mistake::new("both a secret and a secret file are set, and only one can count");
         let hint = "keep `secret_file`: it is read again at every delivery";
         notes.mistake(&file.place, "secret_file", table, mistake.hint(hint));
     }

@@ -30,9 +30,9 @@ pub fn write_text(inspection: &Inspection, line: &str, paint: Paint, out: &mut d
     };
     match (inspection.problems(), inspection.warnings()) {
         (0, 0) => writeln!(out, "\nThis configuration works on this server."),
-        (0, _) => writeln!(out, "\nThis configuration can run on this server; but heed {warnings}."),
-        (_, 0) => writeln!(out, "\nThis configuration does not work on this server."),
-        _ => writeln!(out, "\nThis configuration does not work on this server; {warnings}."),
+        (0, _) => writeln!(out, "\nThis configuration works on this server, with {warnings}: see above."),
+        (_, 0) => writeln!(out, "\nThis configuration does not work on this server: see the errors above."),
+        _ => writeln!(out, "\nThis configuration does not work on this server: see the errors above, and {warnings}."),
     }
 }
 
@@ -46,7 +46,7 @@ impl Page<'_> {
     fn write_server(&self, out: &mut dyn Write) -> io::Result<()> {
         let Self { inspection, marks: [error, warning] } = self;
         let Some(facts) = &inspection.facts else {
-            return writeln!(out, "server {}: it does not tell us what it is, for INFO is denied", inspection.server);
+            return writeln!(out, "server {}: unknown version, since this user may not ask INFO", inspection.server);
         };
         let server = facts.server.as_ref();
         let server = server.map_or("unknown".into(), |server| format!("{} {}", server.implementation, server.version));

@@ -107,7 +107,7 @@ impl Verb {
         let word = shown(word);
         let mistake = Mistake::new(format!("unknown verb `{word}` in a companion"));
         if is("DEL") {
-            return Err(mistake.hint("write UNLINK: it frees the memory aside, and nobody waits"));
+            return Err(mistake.hint("write UNLINK: it frees the memory in the background, and nobody waits"));
         }
         if is("PEXPIRE") {
             return Err(mistake.hint("write EXPIRE with a duration, as in `EXPIRE user:{id} 90s`"));
@@ -212,8 +212,10 @@ pub(super) fn check_key(of: &str, key: &Template, word: &[u8], scope: &Scope<'_>
         return Err(Mistake::new(format!("{of} is empty")));
     }
     if prefix.starts_with(OWN_PREFIX) || (open && OWN_PREFIX.starts_with(prefix) && prefix.len() >= MIN_LITERAL) {
-        return Err(Mistake::new(format!("{of} `{word}` can stand under `presence-reaper:`, which is our own"))
-            .hint("let the key's literal beginning lead elsewhere"));
+        return Err(Mistake::new(format!(
+            "{of} `{word}` can stand under `presence-reaper:`, which is the reaper's own"
+        ))
+        .hint("let the key's literal beginning lead elsewhere"));
     }
     if open && prefix.len() < MIN_LITERAL && !anchored {
         let what = format!("{of} `{word}` has fewer than {MIN_LITERAL} literal bytes before its first variable");
@@ -315,7 +317,9 @@ mod tests {
 
     #[test]
     fn our_own_keys_are_out_of_reach() {
-        let own = |key: &str| format!("the companion key `{key}` can stand under `presence-reaper:`, which is our own");
+        let own = |key: &str| {
+            format!("the companion key `{key}` can stand under `presence-reaper:`, which is the reaper's own")
+        };
         refused("SREM presence-reaper:state x", &own("presence-reaper:state"));
         refused("UNLINK presence-reaper:{id}", &own("presence-reaper:{id}"));
         refused("UNLINK presence{id}", &own("presence{id}"));

@@ -250,7 +250,7 @@ impl List {
 fn list_key(word: &[u8], scope: &Scope<'_>) -> Result<Template, Mistake> {
     let key = Template::parse(word, scope)?;
     if key.literal_prefix().starts_with(OWN_PREFIX) {
-        let what = format!("the key `{}` stands under `presence-reaper:`, which is our own", shown(word));
+        let what = format!("the key `{}` stands under `presence-reaper:`, which is the reaper's own", shown(word));
         return Err(Mistake::new(what).hint("a list is what a hub or a worker wrote"));
     }
     if key.parts().is_empty() {
@@ -379,7 +379,7 @@ mod tests {
         refused("for-each {c} in smembers a do", "the companion is empty");
         refused(
             "for-each {c} in smembers presence-reaper:x do SREM bcd {c}",
-            "the key `presence-reaper:x` stands under `presence-reaper:`, which is our own",
+            "the key `presence-reaper:x` stands under `presence-reaper:`, which is the reaper's own",
         );
         refused(
             "for-each {c} in smembers a do UNLINK conn:{c}",

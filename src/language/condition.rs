@@ -196,7 +196,7 @@ impl Reader<'_> {
         let pieces: Vec<Template> = between.into_iter().map(Template::of).collect();
         match pieces.first() {
             Some(first) if first.literal_prefix().starts_with(OWN_PREFIX) => {
-                Err(Mistake::new("keys under `presence-reaper:` are our own")
+                Err(Mistake::new("keys under `presence-reaper:` are the reaper's own")
                     .hint("what is asked about is what a hub or a worker wrote"))
             }
             _ => Ok(pieces),
@@ -406,7 +406,7 @@ mod tests {
         let own = "what is asked about is what a hub or a worker wrote";
         for key in ["presence-reaper:x", "presence-reaper:{id}"] {
             for text in [format!("exists {key}"), format!("disjoint a {key}"), format!("hget {key} f eq x")] {
-                let what = format!("the key of `{text}` stands under `presence-reaper:`, which is our own");
+                let what = format!("the key of `{text}` stands under `presence-reaper:`, which is the reaper's own");
                 refused(Layout::Hashes, &text, &what, own);
             }
         }

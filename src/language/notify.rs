@@ -567,9 +567,9 @@ mod tests {
         zset("ab{id}", Err("the stream key `ab{id}` has fewer than 3 literal bytes before its first variable"));
         zset(
             "presence-reaper:x",
-            Err("the stream key `presence-reaper:x` can stand under `presence-reaper:`, which is our own"),
+            Err("the stream key `presence-reaper:x` can stand under `presence-reaper:`, which is the reaper's own"),
         );
-        zset("pre{id}", Err("the stream key `pre{id}` can stand under `presence-reaper:`, which is our own"));
+        zset("pre{id}", Err("the stream key `pre{id}` can stand under `presence-reaper:`, which is the reaper's own"));
         zset("a b", Err("the stream key is one word, and `a b` are 2"));
         zset("left:{at}", Err("`{at}` belongs in a payload, not in the name of a channel or stream"));
         zset("left:{id|hex}", Err("`|hex` is a filter, and filters are not supported here"));

@@ -149,7 +149,7 @@ impl Place {
 pub(super) fn check_key(key: &Template, text: &str) -> Result<(), Mistake> {
     let text = shown(text.as_bytes());
     if key.literal_prefix().starts_with(OWN_PREFIX) {
-        let what = format!("the key of `{text}` stands under `presence-reaper:`, which is our own");
+        let what = format!("the key of `{text}` stands under `presence-reaper:`, which is the reaper's own");
         return Err(Mistake::new(what).hint("what is asked about is what a hub or a worker wrote"));
     }
     if key.literal_prefix().is_empty() && key.refs().next().is_none() {

@@ -193,7 +193,7 @@ impl Source {
             )?,
             resurrections: make.counter(
                 "presence_reaper_resurrections_total",
-                "Evicted entries that were found back with a newer ping two heartbeats later: we were wrong.",
+                "Evicted entries that were found back with a newer ping two heartbeats later: living clients were evicted.",
             )?,
             groups: make
                 .count("presence_reaper_groups", "Groups in the last complete survey, where the source names them.")?,

@@ -13,6 +13,9 @@ use crate::store::instances::{Instance, InstanceSource};
 use crate::store::orders::{Order, Token};
 use crate::text::Paint;
 
+/// Said where an order or a look found no process: the address may be another than the reapers'.
+const NOBODY: &str = "no reaper has been heard on this redis lately: none runs, or it uses another `url` or `db`";
+
 /// Writes what came of an order.
 ///
 /// # Errors
@@ -24,17 +27,20 @@ pub fn write_given(command: &Command, given: &Given, paint: Paint, out: &mut dyn
         Command::Hold { sources, .. } => writeln!(out, "held{until}: {}", names(sources))?,
         Command::Resume { sources } => writeln!(out, "resumed: {}", names(sources))?,
         Command::Release { source, max, .. } => {
-            writeln!(out, "released{until}: {max} of {source}, in spite of silence and mass")?;
+            writeln!(out, "released{until}: up to {max} entries of {source}, though it is silent or in mass")?;
         }
     }
     if given.obeys.is_empty() && given.unanswered.is_empty() {
-        return writeln!(out, "no reaper has been heard here lately; one that starts obeys");
+        return writeln!(out, "{}", paint.odd(&format!("{NOBODY}; a reaper obeys this order as soon as it starts")));
     }
     for name in &given.obeys {
         writeln!(out, "obeys: {name}")?;
     }
     for name in &given.unanswered {
-        let line = format!("no answer in {}: {name}; it obeys once it hears of it", in_words(ANSWERS_WITHIN));
+        let line = format!(
+            "no answer within {}: {name}; it may still evict until it has read the order",
+            in_words(ANSWERS_WITHIN)
+        );
         writeln!(out, "{}", paint.bad(&line))?;
     }
     Ok(())
@@ -49,7 +55,7 @@ pub fn write_view(views: &[View], paint: Paint, out: &mut dyn Write) -> io::Resu
         write_orders(view, paint, out)?;
     }
     if views.iter().all(|view| view.instances.is_empty()) {
-        return writeln!(out, "{}", paint.bad("no reaper has been heard here lately"));
+        return writeln!(out, "{}", paint.bad(NOBODY));
     }
     for view in views {
         for instance in &view.instances {
@@ -105,7 +111,7 @@ fn write_instance(view: &View, instance: &Instance, paint: Paint, out: &mut dyn 
 fn write_source(source: &InstanceSource, now: Now, paint: Paint, out: &mut dyn Write) -> io::Result<()> {
     let InstanceSource { name, state, hold, ends_ms, ends_with, leads, live, stale } = source;
     let counts = live.zip(*stale).map(|(live, stale)| format!(", {live} live, {stale} stale")).unwrap_or_default();
-    let part = if *leads { "evicts" } else { "stands by" };
+    let part = if *leads { "leads" } else { "stands by" };
     writeln!(out, "  {name}: {state}, {part}{counts}")?;
     if let Some(hold) = hold {
         let ends = ends_ms.map(|ends| format!(" (within {})", in_words(ahead(Timestamp::from_millis(ends), now))));

@@ -62,8 +62,8 @@ const NAMES: [(&str, &str); 12] = [
     ("rollback", "a rollback of redis' data"),
     ("state_lost", "a loss of redis' data"),
     ("refused_writes", "a time in which redis refused writes"),
-    ("out_of_sight", "a time in which redis was out of our sight"),
-    ("own_gap", "a time in which we did not look"),
+    ("out_of_sight", "a time in which the reaper did not see redis"),
+    ("own_gap", "a time in which the reaper did not look"),
     ("clock_jump", "a jump of redis' clock"),
     ("silence_ended", "the end of a silence"),
 ];

@@ -678,7 +678,7 @@ impl Guard {
             ends_with: match ends {
                 Some(_) => "the next ping, else released by time".into(),
                 None if self.silence_release.is_none() => "the next ping (silence_release is \"never\")".into(),
-                None => "the next ping, or writer_witness fresh for a threshold: hubs can't write, it says".into(),
+                None => "the next ping, or writer_witness fresh for a threshold: it says that hubs can't write".into(),
             },
         })
     }
@@ -689,7 +689,7 @@ impl Guard {
         if let Some(interval) = self.intervals.wrong() {
             format!("a wrong interval: {}", self.wrong_interval(interval))
         } else if again >= MANY_SILENCES {
-            "a wrong interval: it looked so again and again. Set heartbeat_interval to how often the hub pings".into()
+            "a wrong interval: the source fell silent again and again; set heartbeat_interval to how often the hub pings".into()
         } else {
             "hubs cut off from Redis".into()
         }
@@ -701,7 +701,7 @@ impl Guard {
             state: State::Interval,
             why: self.wrong_interval(interval),
             ends: None,
-            ends_with: "pings that come faster, or a restart with a longer threshold".into(),
+            ends_with: "pings that come faster, or a longer threshold (reload)".into(),
         })
     }
 
@@ -731,7 +731,7 @@ impl Guard {
         let slice = self.slice.filter(|slice| slice.went >= slice_of(self.population))?;
         let until = slice.until?.max(now);
         let why =
-            "a first slice of those that went late at once is evicted; the rest waits to see whether it comes back";
+            "a first slice of those that went late at once is evicted; the rest waits to see whether they come back";
         Some(held(why, until, "three heartbeats in which none comes back"))
     }
 }

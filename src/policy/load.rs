@@ -158,7 +158,7 @@ impl LoadGuard {
         if let (Some(percent), Some((used, limit))) = (memory_percent, self.load.memory)
             && u128::from(used) * 100 > u128::from(limit) * u128::from(percent)
         {
-            return pause(Throttle::Memory, format!("it uses {used} bytes of maxmemory {limit}"));
+            return pause(Throttle::Memory, format!("redis uses {used} bytes of its maxmemory {limit}"));
         }
         if lazyfree.is_some_and(|limit| self.load.lazyfree > u64::from(limit)) {
             return pause(Throttle::Lazyfree, format!("{} objects wait to be freed", self.load.lazyfree));

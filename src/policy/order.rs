@@ -85,7 +85,7 @@ impl Brake {
     pub fn by_signal(now: Monotonic) -> Self {
         Self {
             until: Some(now.plus(HELD_FOR)),
-            why: "SIGUSR1 pulled the brake of this process".into(),
+            why: "ordered by SIGUSR1, for this process alone".into(),
             ends_with: "SIGUSR2, else by itself",
         }
     }
@@ -108,7 +108,7 @@ impl Orders {
         let brake = Brake {
             until: None,
             why: "what operators ordered has not been read".into(),
-            ends_with: "as soon as it can be read",
+            ends_with: "an answer from redis that can be read",
         };
         Self { brake: Some(brake), release: None, unheard: true }
     }
@@ -151,7 +151,7 @@ impl Orders {
 /// The sentence that says what would do.
 pub fn check_duration(duration: Duration) -> Result<Duration, String> {
     if duration.is_zero() || duration > LONGEST {
-        return Err(format!("an order is good for more than nothing and at most {}", in_words(LONGEST)));
+        return Err(format!("an order lasts more than 0s and at most {}", in_words(LONGEST)));
     }
     Ok(duration)
 }

@@ -153,7 +153,7 @@ fn outright(facts: &Facts<'_>, now: Monotonic) -> Option<Hold> {
 fn refused(facts: &Facts<'_>) -> Option<Hold> {
     facts.continuity.refused().map(|why| Hold {
         state: State::Blind,
-        why: format!("our own state can't be written, as heartbeats can't be then: {why}"),
+        why: format!("the reaper's own state can't be written, so heartbeats may not be either: {why}"),
         ends: None,
         ends_with: "a write that redis takes; then a grace, as after any break".into(),
     })
@@ -177,7 +177,7 @@ pub(super) fn grace(facts: &Facts<'_>, now: Monotonic) -> Option<Hold> {
         let (after, threshold) = (grace.after, in_words(facts.timing.threshold));
         return Some(Hold {
             state: State::Grace,
-            why: format!("after {after} every entry has a full threshold of {threshold}"),
+            why: format!("after {after}, every entry has a full threshold of {threshold}"),
             ends: Some(grace.until),
             ends_with: "time".into(),
         });

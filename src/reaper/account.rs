@@ -29,6 +29,18 @@ pub enum Verb {
     Order,
 }
 
+impl Verb {
+    /// The verb as the log calls it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Survey => "survey",
+            Self::Pulse => "pulse",
+            Self::Strike => "strike",
+            Self::Order => "order",
+        }
+    }
+}
+
 /// Entries passed over, counted once a mark and reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Skipped {

@@ -92,7 +92,7 @@ impl Hearing {
     async fn take_in(&mut self, written: &Written) {
         let seen = self.seen.replace(written.revision);
         if seen.is_some_and(|seen| written.revision < seen) {
-            warn!(database = self.book.database(), "redis lost what operators ordered: a brake stays until its end");
+            warn!(database = self.book.database(), "redis lost what operators ordered: a hold stays until its end");
         }
         match seen.is_none_or(|seen| written.revision > seen) {
             true => self.orders.take_in(written.orders()).await,

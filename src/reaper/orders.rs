@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     fn braked() -> HashMap<Arc<str>, Orders> {
-        let brake = Brake { until: None, why: "somebody pulled the brake".into(), ends_with: "resume" };
+        let brake = Brake { until: None, why: "ordered by somebody".into(), ends_with: "resume" };
         HashMap::from([(Arc::from("hub"), Orders { brake: Some(brake), ..Orders::default() })])
     }
 
@@ -109,7 +109,7 @@ mod tests {
         orders.take_in(freed()).await;
         assert_eq!(holds(&orders).await, None);
         orders.take_in(braked()).await;
-        assert_eq!(holds(&orders).await.as_deref(), Some("somebody pulled the brake"));
+        assert_eq!(holds(&orders).await.as_deref(), Some("ordered by somebody"));
     }
 
     #[tokio::test]
@@ -130,7 +130,7 @@ mod tests {
         let orders = StandingOrders::default();
         orders.take_in(braked()).await;
         orders.take_in_what_is_left(freed()).await;
-        assert_eq!(holds(&orders).await.as_deref(), Some("somebody pulled the brake"));
+        assert_eq!(holds(&orders).await.as_deref(), Some("ordered by somebody"));
         orders.take_in(freed()).await;
         assert_eq!(holds(&orders).await, None);
         let orders = StandingOrders::default();

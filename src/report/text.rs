@@ -144,7 +144,7 @@ fn write_list(
 /// One sentence on what this run did, or what a real one would do, and what holds it back.
 fn verdict(run: &Run<'_>, finding: &Finding) -> String {
     let name = quoted(finding.source.as_bytes());
-    let unseen = finding.failure.as_ref().map(|_| "was not seen to the end");
+    let unseen = finding.failure.as_ref().map(|_| "was not surveyed to the end: see the error");
     let cut_short = unseen.or(finding.interrupted.then_some("was interrupted"));
     if let Some(how) = cut_short {
         return if finding.dry_run { format!("{name} {how}.") } else { format!("{name} {how}; {}", done(finding)) };
@@ -163,9 +163,11 @@ fn verdict(run: &Run<'_>, finding: &Finding) -> String {
         (true, _, None) => {
             format!("A real run would evict {stale} from {name}, after a second look; this one wrote nothing.")
         }
-        (true, _, Some(held)) => format!("A real run would evict none of {stale} from {name} now. It holds: {held}."),
+        (true, _, Some(held)) => {
+            format!("A real run would evict none of {stale} from {name} now. The source holds: {held}.")
+        }
         (false, _, None) => format!("{name}: {}{}", done(finding), given_up(finding)),
-        (false, _, Some(held)) => format!("{name}: {} It holds: {held}.", done(finding)),
+        (false, _, Some(held)) => format!("{name}: {} The source holds: {held}.", done(finding)),
     }
 }
 
@@ -187,7 +189,7 @@ fn protected(finding: &Finding) -> String {
 
 fn done(finding: &Finding) -> String {
     let outcomes = &finding.outcomes;
-    let evicted = plural(outcomes.evicted, "entry", "entries");
+    let stale = plural(finding.stale(), "stale entry", "stale entries");
     let rest = [
         (outcomes.spared, "spared by a change in between"),
         (outcomes.gone, "gone already"),
@@ -201,7 +203,7 @@ fn done(finding: &Finding) -> String {
     let rest = rest.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!(", {count} {what}"));
     let blocked = counted(&outcomes.blocked, &Blocked::ALL.map(Blocked::as_str));
     let blocked = if blocked.is_empty() { String::new() } else { format!(", blocked: {blocked}") };
-    format!("evicted {evicted} of {}{}{blocked}{}.", finding.stale(), rest.collect::<String>(), left_out(finding))
+    format!("evicted {} of {stale}{}{blocked}{}.", outcomes.evicted, rest.collect::<String>(), left_out(finding))
 }
 
 /// What did not go with the evicted entries, in brackets; nothing if nothing was left out.

@@ -368,7 +368,7 @@ impl Link {
 
     fn failed_over(&self, live: &Live, doing: &str) -> Error {
         live.give_up();
-        self.error(Kind::Other, doing, "the server failed over since we connected")
+        self.error(Kind::Other, doing, "the server failed over since the reaper connected")
     }
 
     fn is_master(&self, live: &Live, facts: &HashMap<String, String>) -> Result<(), Error> {

@@ -198,8 +198,8 @@ impl Attempt<'_> {
                 ),
                 io::ErrorKind::PermissionDenied => (
                     Kind::Permission,
-                    "we may not open this socket".to_owned(),
-                    "let our user into the socket's group and directory, and set `unixsocketperm 770` on the server",
+                    "the reaper's user may not open this socket".to_owned(),
+                    "let that user into the socket's group and directory, and set `unixsocketperm 770` on the server",
                 ),
                 io::ErrorKind::ConnectionRefused => (
                     Kind::Connect,
@@ -238,10 +238,10 @@ impl Attempt<'_> {
         if error.to_string().starts_with("Redis server refused to switch database") {
             let (db, why) = (self.settings.db, error.detail().unwrap_or("refused"));
             if why.contains("permission") {
-                return self.error(Kind::Permission, format!("database {db} can't be had: {why}")).into();
+                return self.error(Kind::Permission, format!("database {db} can't be selected: {why}")).into();
             }
             return self
-                .error(Kind::Other, format!("database {db} can't be had: {why}"))
+                .error(Kind::Other, format!("database {db} can't be selected: {why}"))
                 .with_remedy("choose another in the URL, by `db` of the source or by --db; the server's `databases` says how many it has")
                 .into();
         }

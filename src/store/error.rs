@@ -120,11 +120,11 @@ impl Kind {
             Self::Auth => Some("see `username`, `password` and `password_file` in [redis]"),
             Self::Tls => Some("see `ca_file`, `cert_file` and `server_name` in [redis]"),
             Self::Timeout => Some("the server is busy or stopped, or `response_timeout` in [redis] is too short"),
-            Self::ReadOnly => Some("it must be a master that accepts writes"),
+            Self::ReadOnly => Some("redis must be a master that accepts writes"),
             Self::Permission => Some(
                 "the ACL user of [redis] needs this command and these keys: `check --connect` names all that it lacks",
             ),
-            Self::WrongType => Some("see the kind of container in the source: zset, hash or keys"),
+            Self::WrongType => Some("see the kind of container in the source: zset, hash, set or keys"),
             Self::Cluster => Some("Redis Cluster is not supported by this version"),
             Self::Loading | Self::Oom | Self::Other => None,
         }

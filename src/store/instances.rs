@@ -63,7 +63,7 @@ impl OrderBook {
         let mut commands = redis::pipe();
         let text = serde_json::to_string(instance).unwrap_or_default();
         set(&mut commands, &key("instances", None), &[(instance.name.as_str(), text)], REMEMBERED);
-        self.ask("telling operators of ourselves", &commands).await.map(|_| ())
+        self.ask("telling operators of this process", &commands).await.map(|_| ())
     }
 
     /// Strikes these processes off the list.

@@ -179,7 +179,9 @@ impl Lease {
         while !stop.is_cancelled() {
             let tried = stop.run_until_cancelled(self.try_to_lead()).await;
             if let Some(Err(error)) = tried {
-                self.tell(Told::Fails, || warn!(source = &*self.source, %error, "can't get at the lease"));
+                self.tell(Told::Fails, || {
+                    warn!(source = &*self.source, %error, "can't take the lease; without it this reaper evicts nothing");
+                });
             }
             let pause = self.settings.ttl.mul_f64((1.0 + fastrand::f64() * 0.2) * 2.0 / 15.0);
             stop.run_until_cancelled(tokio::time::sleep(pause)).await;

@@ -143,7 +143,7 @@ impl OrderBook {
     pub async fn hold(&self, source: Option<&str>, order: &Order, lasts: Duration) -> Result<u64, Error> {
         let mut commands = redis::pipe();
         set(&mut commands, &key("hold", source), &texts(order), lasts);
-        self.give("pulling the brake", commands).await
+        self.give("ordering the hold", commands).await
     }
 
     /// Lets go of the brake on one source, or of the one on everything. Returns the order's revision.
@@ -153,7 +153,7 @@ impl OrderBook {
     pub async fn resume(&self, source: Option<&str>) -> Result<u64, Error> {
         let mut commands = redis::pipe();
         commands.cmd("UNLINK").arg(key("hold", source));
-        self.give("letting go of the brake", commands).await
+        self.give("taking back the hold", commands).await
     }
 
     /// Lets silence and mass keep so many entries of a source less, in place of an earlier release. Returns the order's
@@ -210,7 +210,7 @@ impl Written {
         let reason = order.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
         Brake {
             until: order.until.map(|until| self.now.when(until)),
-            why: format!("{} pulled the brake{reason}", order.by),
+            why: format!("ordered by {}{reason}", order.by),
             ends_with: RESUME,
         }
     }
@@ -323,12 +323,12 @@ mod tests {
         let (short, long) = (order_until(60, "short"), order_until(90, "long"));
         let endless = Order { until: None, reason: None, by: "endless".into() };
         for (everything, own, until, why) in [
-            (Some(&short), None, Some(at(60).mono), "short pulled the brake: a deploy"),
-            (None, Some(&short), Some(at(60).mono), "short pulled the brake: a deploy"),
-            (Some(&short), Some(&long), Some(at(90).mono), "long pulled the brake: a deploy"),
-            (Some(&long), Some(&short), Some(at(90).mono), "long pulled the brake: a deploy"),
-            (Some(&endless), Some(&long), None, "endless pulled the brake"),
-            (Some(&long), Some(&endless), None, "endless pulled the brake"),
+            (Some(&short), None, Some(at(60).mono), "ordered by short: a deploy"),
+            (None, Some(&short), Some(at(60).mono), "ordered by short: a deploy"),
+            (Some(&short), Some(&long), Some(at(90).mono), "ordered by long: a deploy"),
+            (Some(&long), Some(&short), Some(at(90).mono), "ordered by long: a deploy"),
+            (Some(&endless), Some(&long), None, "ordered by endless"),
+            (Some(&long), Some(&endless), None, "ordered by endless"),
         ] {
             let brake = brake(&written(everything.cloned(), own.cloned())).unwrap();
             assert_eq!((brake.until, &*brake.why), (until, why));

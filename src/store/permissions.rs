@@ -28,7 +28,7 @@ const FILLINGS: [&[u8]; 2] = [b"presence-reaper-check", b"0presence-reaper-check
 /// Asks for the user that runs it.
 const ASK: &str = include_str!("ask.lua");
 
-const DOING: &str = "asking what our user may do";
+const DOING: &str = "asking what the reaper's user may do";
 
 impl Link {
     /// Whether our user has these rights, in their order.

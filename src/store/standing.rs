@@ -239,7 +239,7 @@ impl Tracker {
         let Some(refusals) = refusals else {
             // Then only our own writes can tell, and what they met.
             if self.refused.is_none_or(|at| now.since(at) > LATELY) {
-                let why = "INFO is denied to our user, so what Redis refuses can't be seen";
+                let why = "INFO is denied to the reaper's user, so what redis refuses can't be seen";
                 self.settle(State::Unknown, Some(why.into()), None);
             }
             return;

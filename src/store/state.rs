@@ -33,7 +33,7 @@ const SCHEMA: &str = "1";
 /// slots, and keeps everything under this one.
 const SLOT_TAG: &str = "{0}";
 
-const DOING: &str = "keeping our own state";
+const DOING: &str = "keeping the reaper's own state";
 
 /// The fields of the hash; an empty one is absent. Times are milliseconds of the server's clock.
 const FIELDS: [&str; 33] = [

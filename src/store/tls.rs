@@ -133,8 +133,13 @@ impl<'s> Prepared<'s> {
             None => (None, None),
         };
         let ours = Ours::new(key);
-        let config = client_config(roots, provider, Arc::clone(&ours) as Arc<dyn ResolvesClientCert>)
-            .map_err(|error| Refusal::new(format!("TLS can't be set up: {error}"), "this is a mistake of ours"))?;
+        let config =
+            client_config(roots, provider, Arc::clone(&ours) as Arc<dyn ResolvesClientCert>).map_err(|error| {
+                Refusal::new(
+                    format!("TLS can't be set up: {error}"),
+                    "this is a mistake in presence-reaper: please report it",
+                )
+            })?;
         Ok(Self { settings, config, name, ours, client_expiry })
     }
 }
@@ -266,7 +271,7 @@ impl Prepared<'_> {
             Some(rustls::Error::InvalidCertificate(why)) => Failed::Refused(self.distrust(why)),
             Some(rustls::Error::AlertReceived(alert)) => Failed::Refused(self.alerted(*alert)),
             Some(rustls::Error::PeerIncompatible(why)) => Failed::Refused(Refusal::new(
-                format!("the server speaks no TLS that we do: {why:?}"),
+                format!("the server speaks no TLS that the reaper knows: {why:?}"),
                 "it must offer TLS 1.2 or 1.3",
             )),
             _ => Failed::Broken(Kind::Connect, error.to_string()),
@@ -331,7 +336,7 @@ impl Prepared<'_> {
         }
         let Some(files) = &self.settings.identity else {
             return Some(Refusal::new(
-                "the server asks for a client certificate and we have none",
+                "the server asks for a client certificate and none is configured",
                 "name it by `cert_file` and `key_file` in [redis], or set `tls-auth-clients no` on the server",
             ));
         };

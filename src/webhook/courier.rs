@@ -179,7 +179,10 @@ impl Courier {
         let [now, dropped] = match kept.outbox.set_aside(entry, &event.id).await {
             Ok(counts) => counts,
             Err(error) => {
-                self.complain("the webhook refuses an event, and it can't be set aside; tried again", &error);
+                self.complain(
+                    "the webhook refused an event, and it can't be set aside; tried again until it works",
+                    &error,
+                );
                 return false;
             }
         };
@@ -196,7 +199,7 @@ impl Courier {
                 event = event.id,
                 aside,
                 set_aside = now,
-                "the webhook refuses an event, which is set aside, tried again for {}, and then left there: {what}",
+                "the webhook refused an event; it is set aside, tried again for {}, and then left there: {what}",
                 in_words(TRIED_AGAIN_FOR)
             );
         }
@@ -214,7 +217,7 @@ impl Courier {
         let page = kept.outbox.set_aside_within(TRIED_AGAIN_FOR, self.tried.as_deref(), bounds).await;
         let page = match page {
             Ok(page) => page,
-            Err(error) => return self.complain("what was set aside can't be read; tried again", &error),
+            Err(error) => return self.complain("what was set aside can't be read; tried again until it works", &error),
         };
         hook.with(|state| state.tally.set_aside = page.length);
         if page.waiting.is_empty() {
@@ -355,7 +358,7 @@ impl Courier {
                 if waits && self.refusals.is_due() {
                     let waiting = hook.tally();
                     let waiting = waiting.waiting.max(waiting.outbox);
-                    warn!(source, webhook, waiting, "not delivered, tried again until it is: {}", failed.what);
+                    warn!(source, webhook, waiting, "not delivered; tried again until it is: {}", failed.what);
                 }
             }
         }
@@ -366,7 +369,7 @@ impl Courier {
         self.hook.with(|state| state.tally.lost[Loss::Refused.index()] += lost as u64);
         if self.losses.is_due() {
             let (source, webhook) = (&*self.hook.source, self.hook.settings.url.to_string());
-            warn!(source, webhook, lost, "the webhook refuses what it is told, and that is lost: {what}");
+            warn!(source, webhook, lost, "the webhook refused events, and they are lost: {what}");
         }
     }
 
@@ -442,7 +445,9 @@ fn close(hook: &Hook) {
         left
     });
     match &hook.outbox {
-        None if left > 0 => warn!(source, webhook, lost = left, "stopped before everything was delivered"),
+        None if left > 0 => {
+            warn!(source, webhook, lost = left, "stopped before everything was delivered: the rest is lost")
+        }
         Some(_) if left > 0 => {
             info!(source, webhook, left, "what is left in the outbox is delivered by the next process")
         }

@@ -101,7 +101,7 @@ async fn a_server_that_cannot_be_had_is_said_in_one_sentence() {
         (format!("redis://127.0.0.1:{}", free_port()), "", "Connection refused", "is it running there?"),
         (open(&server), "", "NOAUTH", "see `username`, `password` and `password_file` in [redis]"),
         (open(&server), "wrong", "WRONGPASS", "see `username`, `password` and `password_file` in [redis]"),
-        (open(&replica), "", "its role is slave, not master", "it must be a master"),
+        (open(&replica), "", "its role is slave, not master", "redis must be a master"),
         (open(&stopped), "", "", "the server is busy or stopped"),
     ];
     for (url, password, what, remedy) in cases {
@@ -114,7 +114,7 @@ async fn a_server_that_cannot_be_had_is_said_in_one_sentence() {
             let errors: Vec<&str> = run.stderr.lines().collect();
             assert!(matches!(errors[..], [one] if one.contains(what) && one.contains(remedy)), "{what}: {errors:?}");
             assert!(run.stderr.starts_with("error: ") && !run.stderr.contains("right"), "{}", run.stderr);
-            assert!(run.stdout.contains("cli was not seen to the end"), "{}", run.stdout);
+            assert!(run.stdout.contains("cli was not surveyed to the end"), "{}", run.stdout);
         }
     }
 }

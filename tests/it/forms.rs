@@ -90,7 +90,11 @@ async fn a_variable_names_the_file_and_a_flag_outranks_it() {
     assert_eq!(name(named("").args(["--zset", "z"]).run().await), "cli", "an empty variable is not set");
     let missing = named("/nowhere/reaper.toml").run().await;
     missing.assert_code(78);
-    assert!(missing.stderr.starts_with("error: /nowhere/reaper.toml: No such file"), "{}", missing.stderr);
+    assert!(
+        missing.stderr.starts_with("error: can't read the configuration file /nowhere/reaper.toml: No such file"),
+        "{}",
+        missing.stderr
+    );
 }
 
 // === the log ===

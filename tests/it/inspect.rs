@@ -121,7 +121,7 @@ for_each_server! {
     async fn a_wrong_unit_is_suspected(server: Server) {
         scores(&server, (0..30).map(|n| -n * 1_000)).await;
         let run = look(&server, &["--zset", "online", "--format", "unix-s"]).await;
-        says(&run, 0, &["unreadable 30 implausible; c-", "write format = \"unix-ms\"", "but heed 1 warning."]);
+        says(&run, 0, &["unreadable 30 implausible; c-", "write format = \"unix-ms\"", "with 1 warning: see above."]);
     }
 
     /// The hub stores when an entry ends.

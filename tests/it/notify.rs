@@ -553,6 +553,6 @@ for_each_server! {
         assert_eq!((count(failures, "pubsub").await, count(failures, "stream").await), (0.0, 1.0));
         assert_eq!(metric(&daemon, "companions_skipped_total", None).await, Some(1.0));
         let log = daemon.stderr();
-        assert!(log.contains("evicted, but redis refused to take the notification") && log.contains("sink=\"stream\""), "{log}");
+        assert!(log.contains("evicted, but redis refused the notification") && log.contains("sink=\"stream\""), "{log}");
     }
 }

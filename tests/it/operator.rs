@@ -59,7 +59,8 @@ for_each_server! {
         let page = scene.daemon.get("/status").await.unwrap().body;
         let hold = serde_json::from_str::<Value>(&page).unwrap()["sources"][0]["hold"].clone();
         assert_eq!(hold["reason"], "held");
-        assert!(hold["detail"].as_str().unwrap().ends_with(" pulled the brake: deploy of the hubs"), "{hold}");
+        let detail = hold["detail"].as_str().unwrap();
+        assert!(detail.starts_with("ordered by ") && detail.ends_with(": deploy of the hubs"), "{hold}");
         assert!(hold["ends_with"].as_str().unwrap().contains("presence-reaper resume") && hold["ends_at"].is_string());
         assert!(scene.daemon.stderr().contains("holding: "), "{}", scene.daemon.stderr());
 
@@ -69,7 +70,7 @@ for_each_server! {
         assert_eq!(status["holds"][0]["source"], Value::Null);
         assert_eq!(status["holds"][0]["reason"], "deploy of the hubs");
         let text = scene.order(&["status"]).await.assert_code(0).stdout.clone();
-        assert!(text.contains("held  everything in database 0: until ") && text.contains("cli: held, evicts"), "{text}");
+        assert!(text.contains("held  everything in database 0: until ") && text.contains("cli: held, leads"), "{text}");
 
         let resumed = scene.order(&["resume"]).await;
         assert!(resumed.assert_code(0).stdout.starts_with("resumed: everything\nobeys: "), "{}", resumed.stdout);
@@ -90,7 +91,7 @@ for_each_server! {
                 .run()
                 .await;
         let stdout = &released.assert_code(0).stdout;
-        assert!(stdout.starts_with("released until 2") && stdout.contains("3 of cli"), "{stdout}");
+        assert!(stdout.starts_with("released until 2") && stdout.contains("up to 3 entries of cli"), "{stdout}");
         evicts(&scene.daemon, 3).await;
         throughout(FAST.threshold, async || scene.hub.remaining().await.len() == 22).await;
         is_in(&scene.daemon, "silent").await;
@@ -232,7 +233,7 @@ async fn who_does_not_answer_is_named() {
     scene.daemon.signal(Signal::STOP);
     let held = scene.order(&["hold"]).await;
     scene.daemon.signal(Signal::CONT);
-    assert!(held.assert_code(12).stdout.contains("no answer in 3s: "), "{}", held.stdout);
+    assert!(held.assert_code(12).stdout.contains("no answer within 3s: "), "{}", held.stdout);
     is_in(&scene.daemon, "held").await;
 }
 
@@ -242,7 +243,7 @@ async fn without_a_reaper_an_order_waits() {
     let server = Server::start(Kind::Redis).await;
     let hub = Hub::new(&server, Layout::Zset);
     let held = reaper_with(&["hold"], &server.url(), &hub, FAST).run().await;
-    assert!(held.assert_code(0).stdout.contains("no reaper has been heard here lately"), "{}", held.stdout);
+    assert!(held.assert_code(0).stdout.contains("no reaper has been heard on this redis lately"), "{}", held.stdout);
     let status = reaper_with(&["status"], &server.url(), &hub, FAST).run().await;
     assert!(status.assert_code(0).stdout.contains("held  everything"), "{}", status.stdout);
 }
@@ -330,7 +331,7 @@ async fn what_nobody_can_obey_is_refused() {
         (&["resume", "cli", "nobody"], "no source is called nobody; there are: cli"),
         (&["release", "nobody", "--max", "1", "--reason", "x"], "no source is called nobody; there are: cli"),
         (&["hold", "--for", "25h"], "at most 1d"),
-        (&["hold", "--for", "0s"], "more than nothing"),
+        (&["hold", "--for", "0s"], "more than 0s"),
         (&["release", "cli", "--max", "1", "--reason", "x", "--for", "24h 1ms"], "at most 1d"),
         (&["release", "cli", "--max", "0", "--reason", "x"], "0 is not in 1.."),
         (&["release", "cli", "--reason", "x"], "--max <N>"),

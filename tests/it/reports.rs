@@ -225,8 +225,8 @@ source cli: zset presence:online, threshold 5m, heartbeat 30s
      3d 2h  TIME  s-40
     2h 30m  TIME  s-41
 
-A real run would evict none of 3 stale entries from cli now. It holds: grace: after a start of redis less than a \
-threshold ago every entry has a full threshold of 5m; ends with time, at TIME  at the latest.
+A real run would evict none of 3 stale entries from cli now. The source holds: grace: after a start of redis less \
+than a threshold ago, every entry has a full threshold of 5m; ends with time, at TIME  at the latest.
 
 ";
 

@@ -533,7 +533,7 @@ for_each_server! {
 
         let error = within(edge.store.look(&ids)).await.map(|_| ()).expect_err("another history of the data");
 
-        assert!(error.to_string().contains("the server failed over since we connected"), "{error}");
+        assert!(error.to_string().contains("the server failed over since the reaper connected"), "{error}");
         assert_ne!(edge.look(&ids).await.identity, before.identity);
         assert!(stands(&mut client, &ids[0]).await);
     }

@@ -182,15 +182,15 @@ async fn tls_that_does_not_come_about_says_why() {
             "no client certificate",
             with_ca(&mutual),
             &[],
-            "connecting: redis at localhost:<tls> over TLS: the server asks for a client certificate and we have none \
-             (name it by `cert_file` and `key_file` in [redis], or set `tls-auth-clients no` on the server)",
+            "connecting: redis at localhost:<tls> over TLS: the server asks for a client certificate and none is \
+             configured (name it by `cert_file` and `key_file` in [redis], or set `tls-auth-clients no` on the server)",
         ),
         (
             "no client certificate in TLS 1.2, where the handshake itself fails",
             with_ca(&older),
             &[],
-            "connecting: redis at localhost:<tls> over TLS: the server asks for a client certificate and we have none \
-             (name it by `cert_file` and `key_file` in [redis], or set `tls-auth-clients no` on the server)",
+            "connecting: redis at localhost:<tls> over TLS: the server asks for a client certificate and none is \
+             configured (name it by `cert_file` and `key_file` in [redis], or set `tls-auth-clients no` on the server)",
         ),
         (
             "a client certificate of an unknown CA",
@@ -281,8 +281,8 @@ async fn a_socket_of_others_says_so() {
         &timed(binary).await,
         &masks,
         1,
-        "connecting: redis at <dir>/redis.sock: we may not open this socket (let our user into the socket's group and \
-         directory, and set `unixsocketperm 770` on the server)",
+        "connecting: redis at <dir>/redis.sock: the reaper's user may not open this socket (let that user into the \
+         socket's group and directory, and set `unixsocketperm 770` on the server)",
     );
 }
 
@@ -306,13 +306,13 @@ for_each_server! {
             (
                 "a database out of range",
                 vec![url(&open, "/99")],
-                "connecting: redis at 127.0.0.1:<port>: database 99 can't be had: DB index is out of range (choose another \
+                "connecting: redis at 127.0.0.1:<port>: database 99 can't be selected: DB index is out of range (choose another \
                  in the URL, by `db` of the source or by --db; the server's `databases` says how many it has)",
             ),
             (
                 "the same in RESP2",
                 vec![url(&open, "/99?protocol=resp2")],
-                "connecting: redis at 127.0.0.1:<port>: database 99 can't be had: DB index is out of range (choose another \
+                "connecting: redis at 127.0.0.1:<port>: database 99 can't be selected: DB index is out of range (choose another \
                  in the URL, by `db` of the source or by --db; the server's `databases` says how many it has)",
             ),
             (

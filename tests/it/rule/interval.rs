@@ -59,7 +59,7 @@ for_each_server! {
             let (interval, least) = advice(line);
             assert!((1_900..3_000).contains(&interval), "{line}");
             assert!(least >= interval * 5 && least < interval * 5 + 1_000, "{line}");
-            assert!(line.contains("WARN") && line.contains("a restart with a longer threshold"), "{line}");
+            assert!(line.contains("WARN") && line.contains("a longer threshold (reload)"), "{line}");
         }
     }
 }

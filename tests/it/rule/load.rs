@@ -40,7 +40,7 @@ async fn load_evicting_pauses_while_memory_is_nearly_full() {
     set(&mut client, "maxmemory", "50mb").await;
     pinging.silence(&ids[..3]);
 
-    eventually(SOON, async || daemon.stderr().contains("evicting pauses: it uses ")).await;
+    eventually(SOON, async || daemon.stderr().contains("evicting pauses: redis uses ")).await;
     throughout(STEADY.threshold * 2, async || hub.remaining().await.len() == 20).await;
     is_in(&daemon, "normal").await;
     assert_eq!(pause(&daemon).await["reason"], "memory");
@@ -66,7 +66,7 @@ async fn load_a_single_run_gives_up_a_pause_after_a_threshold() {
         || reaper_with(&["--once"], &server.url(), &hub, FAST).env("PRESENCE_REAPER_GUARD__PAUSE_MEMORY_PERCENT", "1");
 
     let run = once().run().await;
-    let said = "The rest did not go: evicting paused, it uses ";
+    let said = "The rest did not go: evicting paused, redis uses ";
     assert!(run.assert_code(11).stdout.contains(said), "{}", run.stdout);
     assert_eq!(hub.remaining().await.len(), 23);
 

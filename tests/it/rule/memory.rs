@@ -224,7 +224,7 @@ for_each_server! {
         scene.pinging.silence(&scene.ids[..3]);
         throughout(FAST.threshold * 3, async || scene.hub.remaining().await.len() == 10).await;
         let log = scene.daemon.stderr();
-        assert!(log.contains("redis' data went backwards") && log.contains("redis lost our state"), "{log}");
+        assert!(log.contains("redis' data went backwards") && log.contains("redis lost the reaper's state"), "{log}");
     }
 
     /// Each way to refuse a write: held at once, though it is too short to look silent, and a break at its end.
@@ -280,7 +280,7 @@ async fn refuse(kind: Kind, begin: &[&str], end: &[&str], error: &str) {
     assert!(gone - ended >= CALM.threshold, "{error}: {:?}", gone - ended);
     let log = scene.daemon.stderr();
     // Who may not write our own state may not read what operators order either, and that shows first.
-    let refused = ["our own state can't be written", "what operators ordered can't be read"];
+    let refused = ["the reaper's own state can't be written", "what operators ordered can't be read"];
     assert!(refused.iter().any(|refused| log.contains(refused)), "{log}");
     assert!(
         error != "permission" || log.contains("gives the ACL user of [redis] what it needs on ~presence-reaper:*"),

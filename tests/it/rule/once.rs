@@ -50,16 +50,16 @@ async fn g5_a_young_server_holds_a_single_run() {
     assert_held(
         &run,
         "grace",
-        "after a start of redis less than a threshold ago every entry has a full threshold of 5m",
+        "after a start of redis less than a threshold ago, every entry has a full threshold of 5m",
     );
     assert!(run.json()["sources"][0]["hold"]["ends_at"].is_string(), "{}", run.stdout);
 
     let told = reaper_with(&["--once"], &server.url(), &hub, DEFAULTS).run().await;
-    assert!(told.assert_code(11).stdout.contains("cli: evicted 0 entries of 5"), "{}", told.stdout);
-    assert!(told.stdout.contains("It holds: grace: after a start of redis"), "{}", told.stdout);
+    assert!(told.assert_code(11).stdout.contains("cli: evicted 0 of 5 stale entries"), "{}", told.stdout);
+    assert!(told.stdout.contains("The source holds: grace: after a start of redis"), "{}", told.stdout);
 
     let audit = reaper_with(&["--dry-run"], &server.url(), &hub, DEFAULTS).run().await;
-    let sentence = "A real run would evict none of 5 stale entries from cli now. It holds: grace: ";
+    let sentence = "A real run would evict none of 5 stale entries from cli now. The source holds: grace: ";
     assert!(audit.assert_code(0).stdout.contains(sentence), "{}", audit.stdout);
     assert_eq!(hub.remaining().await.len(), 10);
 }
