@@ -1,8 +1,10 @@
 //! The loop: when to survey, when to strike, when to stop, and whether all that still turns.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
@@ -12,6 +14,10 @@ use crate::reaper::{Describe, Reaper, Report, hearings};
 use crate::store::lease::Lease;
 
 mod health;
+
+/// What makes things easier for others waits for Redis no longer than that: an order that was not heard is a hold, and a
+/// lease runs out. Whoever supervises us is less patient than a dial may be.
+pub const SHORT_WAIT: Duration = Duration::from_secs(2);
 
 pub use health::{Health, Seen};
 
@@ -37,7 +43,7 @@ pub async fn run(
     let mut ears = JoinSet::new();
     for mut hearing in hearings(&reapers, describing(&reapers, &health)) {
         // Before anything else: what was ordered while nobody was here.
-        pause.run_until_cancelled(hearing.hear()).await;
+        pause.run_until_cancelled(timeout(SHORT_WAIT, hearing.hear())).await;
         ears.spawn(hearing.keep(pause.clone()));
     }
     let mut loops = JoinSet::new();
@@ -94,7 +100,7 @@ impl Loop {
         };
         tokio::join!(turns, lease.keep(&stopped));
         if stop.is_cancelled() {
-            lease.release().await;
+            let _ = timeout(SHORT_WAIT, lease.release()).await;
         }
         self.reaper
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::Signal;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
@@ -263,7 +264,7 @@ impl Board {
                 return std::future::pending().await;
             }
             self.supervisor.reloading();
-            match read().and_then(|config| self.check(config)) {
+            match read().and_then(|config| self.check(config, run)) {
                 Ok(config) => {
                     log.follow(&config.log);
                     return (config, run.clone());
@@ -280,7 +281,7 @@ impl Board {
     }
 
     /// What takes a restart is no matter of a reload.
-    fn check(&self, config: Config) -> Result<Config, Vec<String>> {
+    fn check(&self, config: Config, run: &Run) -> Result<Config, Vec<String>> {
         let file = |file: &Option<PathBuf>| file.as_ref().map_or("none".to_owned(), |file| file.display().to_string());
         let fixed = [
             ("`listen` in [server]", self.server.describe(), config.server.describe()),
@@ -289,7 +290,12 @@ impl Board {
         let changed = fixed.into_iter().filter(|(_, from, to)| from != to);
         let told =
             changed.map(|(what, from, to)| format!("{what} changed from {from} to {to}, and that takes a restart"));
-        let told: Vec<String> = told.collect();
+        let mut told: Vec<String> = told.collect();
+        let evicts = run.mode == Mode::Evict && config.sources.iter().any(|source| !source.dry_run);
+        if evicts && config.audit.file.is_some() && !self.audit.is_kept() {
+            let what = "the audit record's file is opened at the start, and nothing was to be evicted then";
+            told.push(format!("{what}: that a source evicts from now on takes a restart"));
+        }
         if told.is_empty() { Ok(config) } else { Err(told) }
     }
 
@@ -306,7 +312,10 @@ impl Board {
         let generation = Arc::new(Generation::of(links, health, &reapers));
         let stays = |lease: &Lease| generation.leases.iter().flatten().any(|other| other.stands_for(lease));
         let left = before.leases.iter().flatten().filter(|lease| !stays(lease)).cloned();
-        left.map(|lease| async move { lease.release().await }).collect::<JoinSet<()>>().join_all().await;
+        left.map(|lease| async move { _ = timeout(daemon::SHORT_WAIT, lease.release()).await })
+            .collect::<JoinSet<()>>()
+            .join_all()
+            .await;
         *self.generation.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&generation);
         info!(redis = %generation.links.endpoint(), "reloaded");
         introduce(config, &reapers);
@@ -371,10 +380,12 @@ impl Observer for Audience {
 impl Pages for Board {
     fn metrics(&self, open: bool) -> Result<String, String> {
         let generation = self.generation();
-        for lease in generation.leases.iter().flatten() {
-            self.metrics.leading(lease.source(), lease.leads(), lease.transitions());
+        let sources = generation.health.sources();
+        for (seen, lease) in sources.iter().zip(&generation.leases) {
+            let (leads, transitions) = lease.as_ref().map_or((false, 0), |one| (one.leads(), one.transitions()));
+            self.metrics.leading(&seen.finding.source, leads, transitions);
         }
-        for (seen, webhooks) in generation.health.sources().iter().zip(&generation.webhooks) {
+        for (seen, webhooks) in sources.iter().zip(&generation.webhooks) {
             self.metrics.told(&seen.finding.source, &webhooks.tally());
         }
         self.metrics.recorded(&self.audit.tally());
@@ -406,8 +417,7 @@ impl Pages for Board {
     }
 
     fn healthy(&self) -> Verdict {
-        let generation = self.generation();
-        generation.health.healthy(&generation.links).into()
+        self.generation().health.healthy().into()
     }
 
     fn ready(&self) -> Verdict {

@@ -10,6 +10,7 @@ use crate::policy::entry::Monotonic;
 use crate::policy::guard::State;
 use crate::policy::staleness::Timing;
 use crate::reaper::{Finding, Reaper, Report, Turns, Verb};
+use crate::store::Progress;
 use crate::store::connect::Links;
 use crate::store::standing::{self, Standing};
 
@@ -30,6 +31,7 @@ pub struct Seen {
     /// When its loop did what, and will.
     pub turns: Turns,
     turned: Monotonic,
+    progress: Progress,
 }
 
 /// On top of what a source's rhythm allows, for a slow machine and the waits after failed dials.
@@ -43,6 +45,7 @@ impl Health {
             finding: Finding { state: State::Blind, ..Finding::nothing_yet(reaper) },
             turns: Turns { leads: None, surveying: false, swept: None, surveyed: None, next_survey: now },
             turned: now,
+            progress: reaper.store().progress().clone(),
         });
         Self { clock, sources: Mutex::new(sources.collect()) }
     }
@@ -51,15 +54,18 @@ impl Health {
     #[must_use]
     pub fn after(self, other: &Self, reapers: &[Reaper]) -> Self {
         let before = other.sources();
-        for reaper in reapers.iter().filter(|reaper| reaper.continues()) {
+        for reaper in reapers {
             let name = &reaper.store().source().name;
-            if let Some(before) = before.iter().find(|before| before.finding.source == *name) {
-                let naming = reaper.store().naming().clone();
-                self.update(name, |seen| {
+            let Some(before) = before.iter().find(|before| before.finding.source == *name) else { continue };
+            let naming = reaper.store().naming().clone();
+            self.update(name, |seen| {
+                if reaper.continues() {
                     seen.finding = Finding { naming, ..before.finding.clone() };
                     seen.turns = Turns { surveying: false, ..before.turns };
-                });
-            }
+                } else {
+                    seen.finding.count_on(&before.finding);
+                }
+            });
         }
         self
     }
@@ -98,16 +104,15 @@ impl Health {
         self.sources.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether every loop turned lately, or is still getting answers; else which one is stuck. Redis being away is no
+    /// Whether every loop turned lately, or still moves on from answer to answer; else which one is stuck. Redis being away is no
     /// sign of ill health: restarting us would not help.
     ///
     /// # Errors
     /// The sentence that says what is stuck.
-    pub fn healthy(&self, links: &Links) -> Result<(), String> {
+    pub fn healthy(&self) -> Result<(), String> {
         let now = self.clock.now();
-        let answered = links.status().answered.unwrap_or_default();
         self.every(|name, seen| {
-            let quiet = now.since(seen.turned.max(answered));
+            let quiet = now.since(seen.turned.max(seen.progress.last()));
             if quiet <= seen.finding.timing.look_interval() * 2 + SLACK {
                 return Ok(());
             }
@@ -137,7 +142,7 @@ impl Health {
     /// own trouble keeps from us makes it unknown too, unless Redis is down for everybody.
     pub fn standing(&self, links: &Links) -> Standing {
         let unknown = |reason| Standing { state: standing::State::Unknown, reason: Some(reason), since: None };
-        if let Err(stuck) = self.healthy(links) {
+        if let Err(stuck) = self.healthy() {
             return unknown(stuck);
         }
         let standing = links.standing();

@@ -203,8 +203,11 @@ impl Continuity {
     #[must_use]
     pub fn after(self, other: &Self) -> Self {
         let Self { timing, reconnect_grace, .. } = self;
-        // Our state may have another place.
-        let mut after = Self { timing, reconnect_grace, canary: None, ..other.clone() };
+        // Our state may have another place, or be kept no longer.
+        let mut after = Self { timing, reconnect_grace, canary: None, refused: None, ..other.clone() };
+        if other.refused.is_some() {
+            after.suspect(Break::RefusedWrites);
+        }
         after.suspect(Break::FirstContact);
         after
     }
@@ -398,7 +401,8 @@ impl Continuity {
             self.grace = self.grace.filter(|own| own.until >= grace.until).or(Some(grace));
         }
         if let Some((before, until)) = earlier.reconnect {
-            self.reconnect = Some(Reconnect { before, until: now.when(until) });
+            let own = self.reconnect.unwrap_or(Reconnect { before, until: now.when(until) });
+            self.reconnect = Some(Reconnect { before: own.before.max(before), until: own.until.max(now.when(until)) });
         }
     }
 

@@ -45,6 +45,8 @@ pub struct Ledger {
     pulsed: Option<Monotonic>,
     /// Who may have left a memory was asked for it.
     recalled: bool,
+    /// It has the graces and holds of another one of this process.
+    inherits: bool,
     run: Run,
     /// For a single run: our host's clock when ours began.
     host: Option<HostClock>,
@@ -126,6 +128,7 @@ impl Ledger {
             sampled_at: None,
             pulsed: None,
             recalled: false,
+            inherits: false,
             run: Run::Daemon,
             host: None,
             judges_by_absence: false,
@@ -157,9 +160,8 @@ impl Ledger {
         if let Some(now) = other.continuity.last_look() {
             self.watch.doubt(other.watch.misdated_until(now.mono));
             self.guard.recall(&other.guard.remember(now), false, now);
-            // What is kept in Redis is no newer.
-            self.recalled = true;
         }
+        self.inherits = true;
         self
     }
 
@@ -207,7 +209,12 @@ impl Ledger {
         // A clock that went back since then must not make anything last for as long as it went.
         let then = Now { server: now.server.max(earlier.looked), ..now };
         self.continuity.recall_graces(&earlier.sight, then);
-        self.watch.doubt(earlier.misdated_until.map(|until| then.when(until)));
+        let own = self.watch.misdated_until(now.mono);
+        self.watch.doubt(own.max(earlier.misdated_until.map(|until| then.when(until))));
+        if self.inherits {
+            // What was handed over stays, and what was kept in Redis holds beside it: a dry run knew nothing of that.
+            return self.guard.follow(&earlier.guards, then);
+        }
         let unbroken = self.goes_on(earlier, identity, now);
         self.guard.recall(&self.handed_on(earlier.guards.clone()), unbroken, then);
     }
@@ -841,6 +848,41 @@ mod tests {
         assert_eq!(after.continuity.grace(at(1_010).mono).map(|grace| grace.until), Some(at(1_610).mono));
         assert_eq!(after.guard.suspended(at(2_799).mono).and_then(|hold| hold.ends), Some(at(2_800).mono));
         assert!(after.guard.hold(at(3_599)).is_some() && after.guard.hold(at(3_600)).is_none());
+    }
+
+    /// A dry run read nothing of what an evicting reaper left in Redis; evicting again, it holds by that, and by its own.
+    #[test]
+    fn what_was_kept_holds_beside_what_was_handed_over() {
+        let mut dry = surveyed(&[("a", 10)]);
+        let mass_until = Some(at(1_700).server);
+        let guards = Guards { mass_until, ..dry.guard.remember(at(1_000)) };
+        dry.guard.recall(&guards, true, at(1_000));
+        let suspension = memory::Suspension {
+            lasts: Duration::from_secs(7_200),
+            until: at(5_000).server,
+            again_until: at(9_000).server,
+            back: 7,
+            of: 20,
+        };
+        let kept = Memory {
+            identity: Identity::default(),
+            redefined: false,
+            looked: at(500).server,
+            run: None,
+            host: None,
+            absences: None,
+            misdated_until: Some(at(1_400).server),
+            sight: Sight { reconnect: Some((at(400).server, at(1_300).server)), ..Sight::default() },
+            guards: Guards { suspension: Some(suspension), ..Guards::default() },
+        };
+        let mut after = Ledger::new(TIMING, &guard::Settings::default(), Lifted::default()).after(&dry);
+        after.recall(Some(&kept), &Identity::default(), at(1_005));
+        after.surveyed(&Identity::default(), at(1_005), at(1_010), &mut Survey::new(TIMING));
+        assert_eq!(after.guard.suspended(at(1_010).mono).and_then(|hold| hold.ends), Some(at(5_000).mono));
+        assert_eq!(after.guard.remember(at(1_010)).mass_until, mass_until);
+        assert_eq!(after.continuity.reconnecting(at(1_010).mono).map(|one| one.until), Some(at(1_300).mono));
+        assert_eq!(after.watch.misdated_until(at(1_010).mono), Some(at(1_400).mono));
+        assert!(after.continuity.grace(at(1_010).mono).is_some(), "a first contact all the same");
     }
 
     /// A grace that runs is as long as it was when it began.

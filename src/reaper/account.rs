@@ -224,6 +224,14 @@ impl Finding {
         }
     }
 
+    /// Counts on from what was counted of the source under another configuration.
+    pub fn count_on(&mut self, before: &Self) {
+        self.outcomes = before.outcomes;
+        self.resurrected = before.resurrected;
+        self.companions_skipped = before.companions_skipped;
+        self.notified = before.notified;
+    }
+
     /// Adds what was done, and takes over how the source stands.
     pub fn add(&mut self, report: &Report) {
         self.outcomes.merge(&report.outcomes);

@@ -20,6 +20,9 @@ const HEARS_EVERY: Duration = Duration::from_secs(1);
 /// Often enough to count as alive, and seldom enough to be no noise.
 const ENLISTS_EVERY: Duration = Duration::from_secs(5);
 
+/// Who stays on the list is taken off it by others.
+const TAKES_LEAVE_WITHIN: Duration = Duration::from_secs(2);
+
 /// Who died without goodbye is taken off the list by whoever lives on.
 const TIDIES_EVERY: Duration = Duration::from_secs(10 * 60);
 
@@ -33,8 +36,6 @@ pub struct Hearing {
     describe: Describe,
     /// Every order up to this one is obeyed.
     obeyed: Option<u64>,
-    /// So many orders had been given when they were last read.
-    seen: Option<u64>,
     enlists_at: Monotonic,
     tidies_at: Monotonic,
     told: bool,
@@ -52,7 +53,7 @@ impl Hearing {
     /// An ear that has heard nothing yet.
     fn new(book: OrderBook, orders: Arc<StandingOrders>, describe: Describe) -> Self {
         let start = Monotonic::default();
-        Self { book, orders, describe, obeyed: None, seen: None, enlists_at: start, tidies_at: start, told: false }
+        Self { book, orders, describe, obeyed: None, enlists_at: start, tidies_at: start, told: false }
     }
 
     /// Hears again and again until told to stop, and takes its leave.
@@ -62,7 +63,8 @@ impl Hearing {
             stop.run_until_cancelled(tokio::time::sleep(HEARS_EVERY)).await;
             stop.run_until_cancelled(self.hear()).await;
         }
-        if let Err(error) = self.book.dismiss(&[instances::own_name()]).await {
+        let own = [instances::own_name()];
+        if let Ok(Err(error)) = tokio::time::timeout(TAKES_LEAVE_WITHIN, self.book.dismiss(&own)).await {
             debug!(%error, "stays on the list of processes until it is forgotten");
         }
     }
@@ -90,11 +92,12 @@ impl Hearing {
     /// A brake that is gone was taken back only if an order was given since; else Redis lost it or dropped it to make room,
     /// and it stays until its end.
     async fn take_in(&mut self, written: &Written) {
-        let seen = self.seen.replace(written.revision);
+        // What an ear before this one heard counts: it may have kept a brake that is no longer written anywhere.
+        let seen = self.orders.saw(&self.book.place(), written.revision);
         if seen.is_some_and(|seen| written.revision < seen) {
             warn!(database = self.book.database(), "redis lost what operators ordered: a hold stays until its end");
         }
-        match seen.is_none_or(|seen| written.revision > seen) {
+        match seen.is_some_and(|seen| written.revision > seen) {
             true => self.orders.take_in(written.orders()).await,
             false => self.orders.take_in_what_is_left(written.orders()).await,
         }

@@ -20,6 +20,8 @@ pub struct StandingOrders {
     own: Mutex<Option<Brake>>,
     /// Counts the changes.
     changes: watch::Sender<u64>,
+    /// How many orders had been given when they were last read, by where that was.
+    seen: Mutex<HashMap<String, u64>>,
 }
 
 /// Keeps orders from changing.
@@ -27,7 +29,7 @@ pub(super) type Unchanged<'a> = RwLockReadGuard<'a, HashMap<Arc<str>, Orders>>;
 
 impl Default for StandingOrders {
     fn default() -> Self {
-        Self { read: RwLock::default(), own: Mutex::default(), changes: watch::Sender::new(0) }
+        Self { read: RwLock::default(), own: Mutex::default(), changes: watch::Sender::new(0), seen: Mutex::default() }
     }
 }
 
@@ -40,6 +42,11 @@ impl StandingOrders {
     /// The same where Redis has lost data: a brake that is missing may be among what was lost, and stays.
     pub async fn take_in_what_is_left(&self, read: HashMap<Arc<str>, Orders>) {
         self.replace(read, true).await;
+    }
+
+    /// Notes that so many orders had been given at `place`; returns how many had when they were last read there.
+    pub(super) fn saw(&self, place: &str, revision: u64) -> Option<u64> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).insert(place.to_owned(), revision)
     }
 
     async fn replace(&self, read: HashMap<Arc<str>, Orders>, keeps_brakes: bool) {

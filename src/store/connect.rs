@@ -259,6 +259,11 @@ impl Link {
         one.db == other.db && one.endpoint.leads_where(&other.endpoint)
     }
 
+    /// The time of the process's clock.
+    pub(super) fn time(&self) -> Monotonic {
+        self.clock.now()
+    }
+
     /// The number of its database.
     pub fn database(&self) -> u16 {
         self.settings.db

@@ -109,16 +109,21 @@ impl Lease {
         }
     }
 
-    /// The same, holding what another one of this process holds by the same definition of the source.
-    pub(super) fn after(&self, other: &Self) -> Self {
+    /// The same after another one of this process: it holds what that one held if it judges `alike`, and counts on.
+    pub(super) fn after(&self, other: &Self, alike: bool) -> Self {
+        let before = other.locked().clone();
+        let (value, state) = match alike {
+            true => (other.value.clone(), before),
+            false => (self.value.clone(), State { transitions: before.transitions, ..State::default() }),
+        };
         Self {
             link: Arc::clone(&self.link),
             clock: self.clock,
             settings: self.settings,
             source: Arc::clone(&self.source),
             key: self.key.clone(),
-            value: other.value.clone(),
-            state: Mutex::new(other.locked().clone()),
+            value,
+            state: Mutex::new(state),
             gained: Notify::new(),
         }
     }
@@ -203,7 +208,7 @@ impl Lease {
 
     /// Gives back what we hold, so that another needs not wait. Whatever keeps it from that, the lease runs out.
     pub async fn release(&self) {
-        let held = self.locked().until.take().is_some();
+        let held = self.locked().until.take().is_some_and(|until| self.clock.now() < until);
         if held && let Err(error) = self.call(Duration::ZERO).await {
             debug!(source = &*self.source, %error, "the lease runs out by itself");
         }

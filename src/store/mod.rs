@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -93,6 +94,23 @@ pub struct Store {
     timeless: Arc<Mutex<Timeless>>,
     /// What the last walk over the keys found, and who is due before the next.
     searched: Arc<Mutex<(search::Found, Vec<EntryId>)>>,
+    progress: Progress,
+}
+
+/// When Redis last answered something that moves a source on: a page, a re-read, a batch. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct Progress(Arc<AtomicU64>);
+
+impl Progress {
+    fn is_made(&self, now: Monotonic) {
+        let millis = u64::try_from(now.since_start().as_millis()).unwrap_or(u64::MAX);
+        self.0.fetch_max(millis, Ordering::Relaxed);
+    }
+
+    /// When; the start of the process if never.
+    pub fn last(&self) -> Monotonic {
+        Monotonic::from_start(Duration::from_millis(self.0.load(Ordering::Relaxed)))
+    }
 }
 
 /// A whole survey, and the process it was read from.
@@ -186,6 +204,7 @@ impl Store {
             recorder: None,
             timeless: Arc::default(),
             searched: Arc::default(),
+            progress: Progress::default(),
         }
     }
 
@@ -218,11 +237,12 @@ impl Store {
     /// so does what was seen of entries without a time.
     #[must_use]
     pub fn after(mut self, other: &Self) -> Self {
-        if self.judges_like(other) {
+        let alike = self.judges_like(other);
+        if alike {
             self.timeless = Arc::clone(&other.timeless);
-            if let (Some(own), Some(other)) = (&self.lease, &other.lease) {
-                self.lease = Some(Arc::new(own.after(other)));
-            }
+        }
+        if let (Some(own), Some(other)) = (&self.lease, &other.lease) {
+            self.lease = Some(Arc::new(own.after(other, alike)));
         }
         self
     }
@@ -256,6 +276,15 @@ impl Store {
     /// The source.
     pub fn source(&self) -> &Source {
         &self.source
+    }
+
+    /// When it last moved on.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    fn moves_on(&self) {
+        self.progress.is_made(self.link.time());
     }
 
     /// How its entries are called.
@@ -388,6 +417,7 @@ impl Store {
         let (unchanged, held) = tokio::join!(self.link.unchanged(live), self.read(live, ids));
         unchanged?;
         let (now, held) = held?;
+        self.moves_on();
         let found = self.find(live, ids, held, now, strikes).await?;
         Ok(Looked { identity: live.identity.clone(), now, found })
     }
@@ -740,6 +770,7 @@ impl Store {
                     prepared.iter_mut().for_each(|one| one.record(recorder, &self.source.name, fence.is_some()));
                 }
                 let evicted = evict::strike(&self.link, &live, prepared, leave, read_at).await;
+                self.moves_on();
                 if let Some(lease) = self.lease.as_ref().filter(|_| evicted.lease_lost) {
                     lease.fenced();
                 }
@@ -866,6 +897,7 @@ impl Taker for Surveying<'_> {
 
     async fn turn(&mut self, items: usize) -> Result<(), Error> {
         let (store, live) = (self.store, self.live);
+        store.moves_on();
         let doing = format!("surveying source {}", store.source.name);
         let asking = Asking { link: &store.link, live, purpose: Purpose::Scan, doing: &doing, strict: true };
         let mut answers = Answers::default();

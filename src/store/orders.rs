@@ -102,6 +102,11 @@ impl OrderBook {
         self.link.database()
     }
 
+    /// Where they are written: another address or database has other orders.
+    pub fn place(&self) -> String {
+        format!("{}/{}", self.link.endpoint(), self.link.database())
+    }
+
     /// Reads what is ordered.
     ///
     /// # Errors

@@ -74,6 +74,7 @@ impl<'a> Pages<'a> {
         command(&mut commands, cursor, self.size.items());
         let [time, page] = link.exactly(doing, link.ask(live, Purpose::Scan, doing, &commands).await?)?;
         let now = link.now(doing, time)?;
+        self.reading.store.moves_on();
         self.size.saw(reply::size(&page));
         let (next, items) = reply::page(page).map_err(|unexpected| link.unexpected(doing, unexpected))?;
         self.cursor = (next != 0).then_some(next);

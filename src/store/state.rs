@@ -173,7 +173,7 @@ pub(super) fn definition(source: &Source, timing: &Timing) -> String {
     let Source {
         name: _,
         container,
-        layout: _,
+        layout,
         id,
         lets,
         last_ping,
@@ -192,7 +192,7 @@ pub(super) fn definition(source: &Source, timing: &Timing) -> String {
     } = source;
     let times = format!("{last_ping:?} {format:?} {time_zone:?} {deadline:?} {timing:?}");
     let parts = format!("{container:?} {ignore:?} {group:?} {unless:?} {on_evict:?} {times}");
-    format!("{:016x}", fnv(format!("{parts} {id:?} {lets:?} {missing:?} {filters:?}").as_bytes()))
+    format!("{:016x}", fnv(format!("{parts} {id:?} {lets:?} {missing:?} {filters:?} {layout:?}").as_bytes()))
 }
 
 /// FNV-1a: the same in every process and every version, as the standard library's hashes need not be.

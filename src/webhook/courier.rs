@@ -28,6 +28,7 @@ const LARGE_OUTBOX: u64 = 10_000;
 const TRIED_AGAIN_FOR: Duration = Duration::from_secs(24 * 3_600);
 const TRIED_AGAIN_EVERY: Duration = Duration::from_secs(300);
 const TRIED_AGAIN_AT_ONCE: u32 = 100;
+const TRIED_AGAIN_WITHIN: Duration = Duration::from_secs(10);
 
 /// What goes wrong again and again is told so often.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
@@ -225,10 +226,13 @@ impl Courier {
             self.tried = None;
             return;
         }
+        let began = Instant::now();
         for one in page.waiting {
-            if kept.stop.is_cancelled() || !kept.outbox.is_ours() {
+            // New events wait meanwhile.
+            if kept.stop.is_cancelled() || !kept.outbox.is_ours() || began.elapsed() > TRIED_AGAIN_WITHIN {
                 return;
             }
+            self.tried_again = Some(Instant::now());
             let entry = one.id.clone();
             let event = [kept.event(one)];
             let sent = sender.post(&body::render(&hook.source, &event), &body::delivery(&event)).await;
@@ -277,7 +281,11 @@ impl Courier {
                     self.portion.refused(now.len());
                     let [event] = now else { continue };
                     match kept {
-                        Some(kept) if !self.set_aside(kept, event, &what).await => return false,
+                        Some(kept) if !self.set_aside(kept, event, &what).await => {
+                            self.refused += 1;
+                            let _ = kept.waits(schedule::backoff(self.refused, fastrand::f64())).await;
+                            return false;
+                        }
                         Some(_) => {}
                         None => self.lose(1, &what),
                     }

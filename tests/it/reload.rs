@@ -260,3 +260,44 @@ for_each_server! {
         assert!(!listed.is_empty());
     }
 }
+
+/// A hold that Redis lost is kept by whoever heard it, and by who goes on after a reload as well.
+#[tokio::test]
+async fn an_operators_hold_that_redis_lost_stays() {
+    let scene = Scene::begin(Server::start(Kind::Redis).await, PLAIN).await;
+    let file = path(&scene.dir);
+    let hold = Binary::new(["hold", "--config", file.to_str().unwrap(), "--reason", "a test", "--for", "1h"]);
+    hold.run().await.assert_code(0);
+    is_in(&scene.daemon, "held").await;
+    let mut client = scene.server.client().await;
+    let keys: Vec<String> = redis::cmd("KEYS").arg("presence-reaper:*").query_async(&mut client).await.unwrap();
+    let orders: Vec<&String> =
+        keys.iter().filter(|key| [":lease", ":state"].iter().all(|own| !key.ends_with(own))).collect();
+    assert!(orders.len() > 1, "{keys:?}");
+    redis::cmd("DEL").arg(&orders).exec_async(&mut client).await.unwrap();
+    eventually(SOON, async || scene.daemon.stderr().contains("lost what operators ordered")).await;
+    scene.pinging.silence(&scene.ids[..3]);
+    scene.write(Written { top: "[guard]\nmax_evict_rate = 400\n", ..PLAIN });
+
+    assert!(scene.reload().await);
+
+    sleep(STEADY.threshold * 2).await;
+    is_in(&scene.daemon, "held").await;
+    assert_eq!((evictions(&scene.daemon).await, scene.hub.remaining().await.len()), (0, 20));
+}
+
+/// The audit record's file is opened at the start: without it no reload lets anything go unrecorded.
+#[tokio::test]
+async fn nothing_goes_unrecorded_after_a_reload() {
+    let server = Server::start(Kind::Redis).await;
+    let hub = Hub::new(&server, Layout::Zset);
+    let dir = TempDir::new().unwrap();
+    let audit = format!("[audit]\nfile = \"{}/audit.ndjson\"\n", dir.path().display());
+    write(&dir, &server, &hub, Written { top: &audit, source: "dry_run = true", ..PLAIN });
+    let daemon = Binary::new(["run", "--config", path(&dir).to_str().unwrap()]).listening().spawn();
+    eventually(SOON, async || daemon.stderr().contains("presence-reaper starts")).await;
+    write(&dir, &server, &hub, Written { top: &audit, ..PLAIN });
+    daemon.signal(Signal::HUP);
+    eventually(SOON, async || daemon.stderr().contains("not reloaded")).await;
+    assert!(daemon.stderr().contains("that a source evicts from now on takes a restart"), "{}", daemon.stderr());
+}

@@ -107,7 +107,7 @@ const ROOMS: [Room; 26] = [
     Room { name: "supervisor", uses: &[], never: &["clap", "prometheus", "redis", "SystemTime"] },
     Room {
         name: "daemon",
-        uses: &["clock", "policy", "reaper", "store::connect", "store::lease", "store::standing"],
+        uses: &["clock", "policy", "reaper", "store::Progress", "store::connect", "store::lease", "store::standing"],
         never: &["clap", "prometheus", "redis", "SystemTime"],
     },
     Room {

@@ -430,7 +430,7 @@ for_each_server! {
         assert!(failures(&daemon, "unacceptable").await >= 1.0);
         eventually(SOON, async || metric(&daemon, "webhook_set_aside", None).await == Some(1.0)).await;
         assert_eq!(metric(&daemon, "webhook_lost_total", Some(("reason", "refused"))).await, Some(0.0));
-        assert!(daemon.stderr().contains("which is set aside"), "{}", daemon.stderr());
+        assert!(daemon.stderr().contains("it is set aside"), "{}", daemon.stderr());
 
         // Those who come later do not wait behind it, and it is tried again by whoever leads next.
         pinging.silence(&live[5..6]);
