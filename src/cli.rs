@@ -554,6 +554,10 @@ fn order(
         return Err(format!("{name} says what it did, and no more: leave --output out"));
     }
     given.append(settings.given())?;
+    if !given.sources.is_empty() {
+        // It would choose among the databases and leave the order to all sources of one.
+        return Err(format!("{name} takes the names of sources as they are, as in `{name} hub`: leave --source out"));
+    }
     Ok(Task::Order(command))
 }
 

@@ -187,7 +187,10 @@ impl Hooks {
             // What waits in an outbox waits for whoever looks into it next, by the connection of the day.
             let same = |other: &Arc<Hook>| other.outbox.is_none() && hook.settings == other.settings;
             let kept = left.iter().position(same).map(|place| left.swap_remove(place));
-            kept.unwrap_or_else(|| Arc::clone(hook))
+            kept.unwrap_or_else(|| {
+                left.iter().filter(|other| hook.tells_whom(other)).for_each(|other| hook.inherit(other));
+                Arc::clone(hook)
+            })
         };
         let hooks = self.hooks.iter().map(keep).collect();
         left.extend(others.former.iter().cloned());
@@ -336,11 +339,34 @@ impl Hook {
             let id = format!("{}-{}", self.prefix, state.numbered);
             state.bytes += told.text.len();
             state.queue.push_back(Event { id, form: told.form, text: told.text, entry: None });
-            while state.queue.len() > self.settings.queue as usize || state.bytes > MOST_BYTES {
-                let Some(oldest) = state.queue.pop_front() else { break };
-                state.bytes -= oldest.text.len();
-                state.tally.lost[Loss::Overflow.index()] += 1;
-            }
+            self.make_room(state);
+        });
+        self.news.notify_one();
+    }
+
+    fn make_room(&self, state: &mut State) {
+        while state.queue.len() > self.settings.queue as usize || state.bytes > MOST_BYTES {
+            let Some(oldest) = state.queue.pop_front() else { break };
+            state.bytes -= oldest.text.len();
+            state.tally.lost[Loss::Overflow.index()] += 1;
+        }
+    }
+
+    /// Whether two tell the same receiver, and neither has an outbox.
+    fn tells_whom(&self, other: &Self) -> bool {
+        self.outbox.is_none() && other.outbox.is_none() && self.settings.url == other.settings.url
+    }
+
+    /// Takes over what waits for the same receiver under other settings.
+    fn inherit(&self, other: &Self) {
+        let queue = other.with(|state| {
+            state.bytes = 0;
+            std::mem::take(&mut state.queue)
+        });
+        self.with(|state| {
+            state.bytes += queue.iter().map(|event| event.text.len()).sum::<usize>();
+            state.queue.extend(queue);
+            self.make_room(state);
         });
         self.news.notify_one();
     }
@@ -420,6 +446,24 @@ mod tests {
         hook.take_in(told(&"x".repeat(3 << 20)));
         let sizes: Vec<usize> = std::iter::from_fn(|| hook.take_batch()).map(|batch| batch.len()).collect();
         assert!(sizes.iter().all(|size| *size == 1), "one that is too large goes alone: {sizes:?}");
+    }
+
+    #[test]
+    fn what_waits_for_a_receiver_stays_when_its_settings_change() {
+        let hooks = |settings: Settings| {
+            let hook = Arc::new(Hook::new("hub".into(), settings, None));
+            Hooks { hooks: [hook].into(), ..Hooks::default() }
+        };
+        let before = hooks(settings(9, 2));
+        ["a", "b", "c"].iter().for_each(|text| before.hooks[0].take_in(told(text)));
+        let after = hooks(settings(2, 9)).after(&before);
+        assert_eq!(taken(&after.hooks[0]), ["b", "c"], "as many as find room now");
+        assert_eq!(after.tally().lost[Loss::Overflow.index()], 1);
+        let elsewhere = Settings { url: Url::parse("https://other.example.com/").unwrap(), ..settings(9, 9) };
+        before.hooks[0].take_in(told("d"));
+        assert_eq!(taken(&hooks(elsewhere).after(&before).hooks[0]), [""; 0]);
+        let same = hooks(settings(9, 2)).after(&before);
+        assert!(Arc::ptr_eq(&same.hooks[0], &before.hooks[0]));
     }
 
     #[test]

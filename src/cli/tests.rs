@@ -93,6 +93,7 @@ fn what_does_not_go_together_is_said_in_a_sentence() {
     refused("check --sample-for 1m", "--sample-for belongs to check --connect");
     refused("check --redact", "with check, --redact belongs to --connect: nothing else shows an id");
     refused("check --acl --redact", "with check, --redact belongs to --connect: nothing else shows an id");
+    refused("hold --source hub", "hold takes the names of sources as they are, as in `hold hub`: leave --source out");
     refused("check --connect -o json", "--connect and --acl write text alone: leave --output out");
     refused("-o text check --acl", "--connect and --acl write text alone: leave --output out");
     refused("check --acl=7.0 --connect", "with --connect the server is asked for its version: leave that of --acl out");

@@ -27,7 +27,7 @@ const SECRET: &str = "confined";
 const UNNAMED: &str = "ACL SETUSER presence-reaper on <PASSWORD> ";
 
 /// The flags that stand for settings, each with a value behind it.
-const SETTINGS: [&str; 20] = [
+const SETTINGS: [&str; 23] = [
     "--config",
     "-c",
     "--source",
@@ -38,6 +38,9 @@ const SETTINGS: [&str; 20] = [
     "--set",
     "--keys",
     "--last-ping",
+    "--missing",
+    "--audit-file",
+    "--audit-stream",
     "--companion",
     "--threshold",
     "--heartbeat-interval",
