@@ -174,11 +174,9 @@ reload everything goes on@what_decides_otherwise@reaper.rs@s/if !self.decides_li
 reload everything begins anew@a_reload_goes_on@reaper.rs@s/if !self.decides_like\(&other\)/if true/
 reload the pace begins anew@another_rate_forgives@policy/pace.rs@s/^        self.rate.limit\(per_second\);/        self.rate = Rate::new(per_second);/
 reload holds are forgotten@no_reload_ends_a_hold@policy/ledger.rs@s/self.guard.recall\(&other.guard.remember\(now\), false, now\);//
-reload what is about to break is forgotten@no_reload_ends_a_hold@policy/continuity.rs@s/canary: None, ..other.clone\(\) \}/canary: None, pending: Vec::new(), ..other.clone() }/
+reload what is about to break is forgotten@no_reload_ends_a_hold@policy/continuity.rs@s/canary: None, refused: None, ..other.clone\(\) \}/canary: None, refused: None, pending: Vec::new(), ..other.clone() }/
 reload a first contact is none@no_reload_ends_a_hold@policy/continuity.rs@s/after.suspect\(Break::FirstContact\);//
 reload graces shrink@another_break_shortens@policy/continuity.rs@s/.max\(running.unwrap_or_default\(\)\)/.max(running.filter(|_| false).unwrap_or_default())/
-reload connections stay@a_rotated_password_is_picked@assemble.rs@s/let mut links = Links::new\(.*/let mut links = self.links.clone();/
-reload what waits is lost@what_waits_survives_a_reload@webhook.rs@s/other.outbox.is_none\(\) \&\& hook.settings/false \&\& hook.settings/
 reload a broken file is half taken over@a_broken_file_keeps@metrics.rs@s/self.reload_succeeded.set\(0.0\);//
 watchdog it is fed in any case@the_watchdog_is_fed@service.rs@s/supervisor.alive\(\);//
 metrics an operator's hold is counted each time@an_operators_hold_is_counted_once@metrics/source.rs@s/ \&\& !self.state.is_set\(State::Held.as_str\(\)\)//
@@ -196,6 +194,9 @@ audit a lost reply has no line@of_a_lost_reply_the_file@store/evict.rs@s/^      
 audit a full disk pauses nothing@a_full_disk_pauses@audit.rs@s/Some\(trouble\) => format/Some(trouble) if false => format/@audit.rs@s/^            None if state.lines.len/            _ if state.lines.len/@audit.rs@s/^            None => return None,/            _ => return None,/
 audit SIGHUP opens nothing@a_rotated_file_loses@audit.rs@s/desk.locked\(\).reopens = true;/desk.locked().reopens = false;/
 audit a companion may reach the stream@no_companion_reaches@store/evict.rs@s/record.is_some_and\(.record. touched/record.filter(|_| false).is_some_and(|record| touched/
+reload a kept suspension is forgotten@what_was_kept_holds_beside@policy/ledger.rs@s/return self.guard.follow\(&earlier.guards, then\);/return;/
+reload a hold that redis lost is forgotten@an_operators_hold_that_redis_lost@reaper/hearing.rs@s/self.orders.saw\(&self.book.place\(\), written.revision\);/None::<u64>;/@reaper/hearing.rs@s/seen.is_some_and\(.seen. written.revision > seen\)/seen.is_none_or(|seen| written.revision > seen)/
+reload evictions go unrecorded@nothing_goes_unrecorded@service.rs@s/if evicts \&\& config.audit.file.is_some\(\)/if false \&\& evicts/
 M
 }
 

@@ -47,7 +47,7 @@ fuzz_target!(|input: Input<'_>| {
     });
     let flags = Flags { settings: settings.collect(), sources: input.chosen.map(str::to_owned).into_iter().collect() };
     let file = Some(File { name: "reaper.toml".to_owned(), text: text.clone() });
-    match load(Inputs { file, environment, flags }) {
+    match load(Inputs { file, environment, flags, ..Inputs::default() }) {
         Ok(config) => {
             sound(&config);
             config.warnings.iter().for_each(|warning| stands_in(&warning.place, &text));
