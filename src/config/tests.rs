@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::language::notify::{Payload, Target};
-use crate::language::template::Ref;
+use crate::language::template::{Ref, Template};
 use crate::language::value::Value as Stored;
 use crate::store::connect::{Endpoint, Password};
 
@@ -256,7 +256,7 @@ fn a_source_by_flags_takes_the_place_of_those_in_the_file() {
     assert_eq!((config.server.listen, config.redis.db), (vec![], 3));
     let [cli] = config.sources.as_slice() else { panic!("one source") };
     assert_eq!((&*cli.source.name, cli.timing.threshold), ("cli", Duration::from_secs(60)));
-    assert_eq!(cli.source.last_ping, [Stored::Own(Ref::Field(b"seen".as_slice().into()))]);
+    assert_eq!(cli.source.last_ping, [Stored::Own(Ref::Field(Template::literal(b"seen")))]);
 }
 
 #[test]

@@ -220,8 +220,7 @@ impl Reader<'_> {
             Value::Lookup(lookup) => matches!(lookup.place, Place::Score { .. }),
             Value::Idle | Value::Unchanged => false,
         };
-        let is_literal = text.refs().next().is_none();
-        if of_score && is_literal && number(text.literal_prefix()).is_none() {
+        if of_score && text.as_literal().is_some_and(|literal| number(literal).is_none()) {
             return Err(Mistake::new(format!("a score is a number, and `{}` is none", shown(word)))
                 .hint(format!("write {}", self.usage)));
         }
@@ -347,7 +346,7 @@ mod tests {
         let score = lookup(Place::Score { key: strings("z"), member: strings("{id}") }, None);
         check(Layout::Strings, "zscore z {id} eq 1.5e3", false, &equals(score, "1.5e3"));
         let text = template(Layout::Hashes, "away");
-        let value = Value::Own(Ref::Field(b"state".as_slice().into()));
+        let value = Value::Own(Ref::Field(Template::literal(b"state")));
         check(Layout::Hashes, "field state eq away", false, &Test::Equals { value, text });
         let text = template(Layout::Zset, "{value}");
         check(Layout::Zset, "score eq {value}", false, &Test::Equals { value: Value::Own(Ref::Score), text });

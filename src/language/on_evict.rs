@@ -7,7 +7,6 @@ use super::template::{Layout, Ref, Scope, Template};
 use super::value::Value;
 use super::{Mistake, duration, shown, words};
 use crate::policy::duration::spelt;
-use crate::policy::entry::Bytes;
 
 /// What an eviction does with the entry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,7 +19,7 @@ pub enum OnEvict {
     /// A field of a hash key says that its client is away.
     Set {
         /// The field.
-        field: Bytes,
+        field: Template,
         /// What it says.
         text: Template,
     },
@@ -54,7 +53,10 @@ impl OnEvict {
         match self {
             Self::Remove => None,
             Self::Expire(time) => Some(format!("expires after {}", spelt(*time))),
-            Self::Set { field, .. } => Some(format!("stays, and its field `{}` says so", shown(field))),
+            Self::Set { field, .. } => {
+                let named = field.as_literal().map_or_else(String::new, |name| format!(" `{}`", shown(name)));
+                Some(format!("stays, and its field{named} says so"))
+            }
         }
     }
 }
@@ -83,24 +85,19 @@ fn set(field: &[u8], text: &[u8], scope: &Scope<'_>, last_ping: Option<&[Value]>
         return Err(Mistake::new("`set` is for keys that hold a hash each: nothing else has fields")
             .hint("leave `on_evict` out, and the entry goes"));
     }
-    let (literal, text) = (Template::parse(field, scope)?, Template::parse(text, scope)?);
-    if literal.refs().next().is_some() {
-        return Err(Mistake::new(format!("`{}` holds a variable, and the field's name is literal here", shown(field)))
-            .hint("a literal brace is written `{{`"));
-    }
+    let (name, text) = (Template::field_name(field, scope)?, Template::parse(text, scope)?);
     // Whether it says so already is seen at every survey, of every entry: by what each has.
-    if text.refs().any(|name| !matches!(name, Ref::Key | Ref::Id | Ref::Member | Ref::Capture(_))) {
+    if text.refs().any(|name| !name.is_of_key()) {
         return Err(Mistake::new("what the field says may name `{key}`, `{id}` and captures of the key alone").hint(
             "write a text such as `offline`; what else is to be written goes into a companion: `HSET KEY FIELD VALUE`",
         ));
     }
-    let field: Bytes = literal.literal_prefix().into();
-    let time = Value::Own(Ref::Field(field.clone()));
+    let time = Value::Own(Ref::Field(name.clone()));
     if last_ping.is_some_and(|times| times.contains(&time)) {
-        return Err(Mistake::new(format!("`{}` is where the last ping stands", shown(&field)))
+        return Err(Mistake::new(format!("`{}` is where the last ping stands", shown(field)))
             .hint("write another field: what is overwritten can't be judged any more"));
     }
-    Ok(OnEvict::Set { field, text })
+    Ok(OnEvict::Set { field: name, text })
 }
 
 #[cfg(test)]
@@ -109,7 +106,7 @@ mod tests {
 
     fn parse(layout: Layout, text: &str) -> Result<OnEvict, Mistake> {
         let captures = ["id".to_owned()];
-        let last_ping = [Value::Own(Ref::Field(b"seen".as_slice().into()))];
+        let last_ping = [Value::Own(Ref::Field(Template::literal(b"seen")))];
         OnEvict::parse(text, &Scope { layout: Some(layout), captures: &captures, ..Scope::default() }, Some(&last_ping))
     }
 
@@ -130,7 +127,7 @@ mod tests {
         let Ok(OnEvict::Set { field, text }) = parse(Layout::Hashes, "set \"a {{b}}\" \"{id} is away\"") else {
             panic!("a set");
         };
-        assert_eq!((&field[..], text.refs().count()), (&b"a {b}"[..], 1));
+        assert_eq!((field.as_literal(), text.refs().count()), (Some(&b"a {b}"[..]), 1));
     }
 
     #[test]
@@ -142,7 +139,7 @@ mod tests {
             refused(layout, "set state offline", "`set` is for keys that hold a hash each");
         }
         refused(Layout::Hashes, "set seen 0", "`seen` is where the last ping stands");
-        refused(Layout::Hashes, "set {id} x", "`{id}` holds a variable");
+        refused(Layout::Hashes, "set {field:a} x", "`{field:a}` names more than the key");
         refused(Layout::Hashes, "set state {field:user}", "what the field says may name");
         refused(Layout::Hashes, "", "the text is empty");
         refused(Layout::Hashes, "set state", "wrong number of words in `set state`");

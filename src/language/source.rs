@@ -171,6 +171,8 @@ impl Source {
     /// entries nothing else is done.
     pub fn judges_alone(&self) -> bool {
         let own = |value: &Value| match value {
+            // Nobody knows yet which key it is that such a field is named after.
+            Value::Own(Ref::Field(name)) => name.as_literal().is_some(),
             Value::Own(name) => self.layout != Layout::Zset || *name == Ref::Score,
             Value::Idle | Value::Unchanged | Value::Lookup(_) => false,
         };

@@ -6,16 +6,15 @@ use super::pattern::{Pattern, escaped};
 pub use super::pointer::Pointer;
 use super::words::hex;
 use super::{Mistake, nearest, shown};
-use crate::policy::entry::Bytes;
 
 /// Literal bytes and named values, in turn: `user:{json:/UserId}:conns`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Template {
     parts: Vec<Part>,
 }
 
 /// A stretch of a template.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Part {
     Literal(Vec<u8>),
     Ref(Ref),
@@ -37,8 +36,8 @@ pub enum Ref {
     Score,
     /// A part of the value, read as JSON.
     Json(Pointer),
-    /// A field of a key that is a hash.
-    Field(Bytes),
+    /// A field of a key that is a hash; its name may tell from the key alone.
+    Field(Template),
     /// What the key pattern captured, or behind its captures the `id` pattern, counted from 0.
     Capture(usize),
     /// A `let` of the source, counted from 0.
@@ -65,6 +64,11 @@ pub enum Layout {
 }
 
 impl Ref {
+    /// Whether an entry that is a key tells it by its name: nothing has to be read for it.
+    pub(super) fn is_of_key(&self) -> bool {
+        matches!(self, Self::Key | Self::Id | Self::Member | Self::Capture(_))
+    }
+
     /// Whether it is what a key of this entry's own holds.
     fn is_content(&self) -> bool {
         matches!(self, Self::Value | Self::Json(_) | Self::Field(_))
@@ -99,6 +103,28 @@ impl Template {
             Ok(())
         })?;
         Ok(Self { parts })
+    }
+
+    /// These bytes and no variable.
+    pub fn literal(bytes: &[u8]) -> Self {
+        Self { parts: if bytes.is_empty() { Vec::new() } else { vec![Part::Literal(bytes.to_vec())] } }
+    }
+
+    /// Reads the name of a field of the entry's own hash. It is known before anything of the entry is read, so it is made
+    /// of the entry's key and no more.
+    pub(super) fn field_name(word: &[u8], scope: &Scope<'_>) -> Result<Self, Mistake> {
+        let name = Self::parse(word, scope)?;
+        if name.refs().any(|name| !name.is_of_key()) {
+            let what = format!("`{}` names more than the key, from which alone a field of it is told", shown(word));
+            return Err(Mistake::new(what)
+                .hint("it may name `{key}`, `{id}` and captures of the key; else look it up: `hget {key} FIELD`"));
+        }
+        Ok(name)
+    }
+
+    /// All of it, where it names no value.
+    pub fn as_literal(&self) -> Option<&[u8]> {
+        self.refs().next().is_none().then(|| self.literal_prefix())
     }
 
     /// The value it begins with, if it begins with one.
@@ -223,7 +249,7 @@ impl Scope<'_> {
         let found = match (found, name.strip_prefix(b"json:"), name.strip_prefix(b"field:")) {
             (Some(found), _, _) => found,
             (None, Some(pointer), _) => Ref::Json(Pointer::parse(pointer)?),
-            (None, _, Some(field)) if !field.is_empty() => Ref::Field(field.into()),
+            (None, _, Some(field)) if !field.is_empty() => Ref::Field(Template::literal(field)),
             _ if self.layout.is_none() => Ref::Id,
             _ => return Err(self.unknown(&name)),
         };
@@ -439,11 +465,11 @@ mod tests {
         );
         assert_eq!(
             parse(Layout::Hashes, "{field:last%20ping%25%ff}").unwrap().refs().collect::<Vec<_>>(),
-            [&Ref::Field(b"last ping%\xff".as_slice().into())]
+            [&Ref::Field(Template::literal(b"last ping%\xff"))]
         );
         assert_eq!(
             parse(Layout::Hashes, "{field:more...}").unwrap().refs().collect::<Vec<_>>(),
-            [&Ref::Field(b"more...".as_slice().into())]
+            [&Ref::Field(Template::literal(b"more..."))]
         );
     }
 

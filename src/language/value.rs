@@ -88,7 +88,7 @@ impl Value {
             ("score", []) => scope.own(Ref::Score, &verb).map(Self::Own),
             ("value", []) => scope.own(Ref::Value, &verb).map(Self::Own),
             ("json", [pointer]) => scope.own(Ref::Json(Pointer::parse(pointer)?), &verb).map(Self::Own),
-            ("field", [field]) => scope.own(Ref::Field(literal(field)?.into()), &verb).map(Self::Own),
+            ("field", [field]) => scope.own(Ref::Field(Template::field_name(field, scope)?), &verb).map(Self::Own),
             ("idle", []) => Ok(Self::Idle),
             ("unchanged", []) => Ok(Self::Unchanged),
             ("get", [key]) => lookup(Place::Text(template(key)?), None),
@@ -158,16 +158,6 @@ pub(super) fn check_key(key: &Template, text: &str) -> Result<(), Mistake> {
     Ok(())
 }
 
-/// The bytes of a word that may not name a value.
-fn literal(word: &[u8]) -> Result<Vec<u8>, Mistake> {
-    let template = Template::parse(word, &Scope::default())?;
-    if template.refs().next().is_some() {
-        return Err(Mistake::new(format!("`{}` holds a variable, and a field's name is literal here", shown(word)))
-            .hint("a literal brace is written `{{`"));
-    }
-    Ok(template.literal_prefix().to_vec())
-}
-
 fn known() -> String {
     format!("there are {}", VALUES.map(|(_, usage)| format!("`{usage}`")).join(", "))
 }
@@ -210,7 +200,7 @@ mod tests {
     #[test]
     fn the_entrys_own_values_are_read() {
         let json = |pointer: &str| Value::Own(Ref::Json(Pointer::parse(pointer.as_bytes()).unwrap()));
-        let field = |name: &str| Value::Own(Ref::Field(name.as_bytes().into()));
+        let field = |name: &str| Value::Own(Ref::Field(Template::literal(name.as_bytes())));
         check(Layout::Zset, "score", Value::Own(Ref::Score));
         check(Layout::Hash, "  Value ", Value::Own(Ref::Value));
         check(Layout::Hash, "json /a/b", json("/a/b"));
@@ -219,6 +209,8 @@ mod tests {
         check(Layout::Hashes, "field last_ping", field("last_ping"));
         check(Layout::Hashes, "field {{a}}", field("{a}"));
         check(Layout::Hashes, r#"field """#, field(""));
+        let named = Template::parse(b"seen:{id}", &scope(Layout::Hashes)).unwrap();
+        check(Layout::Hashes, "field seen:{id}", Value::Own(Ref::Field(named)));
         check(Layout::Keys, "idle", Value::Idle);
         check(Layout::Strings, "UNCHANGED", Value::Unchanged);
     }
@@ -244,7 +236,9 @@ mod tests {
         refused(Layout::Hash, "json", "wrong number of words in `json`");
         refused(Layout::Hash, "json /a /b", "wrong number of words in `json /a /b`");
         refused(Layout::Hash, "json a.b", "`a.b` is no JSON pointer: it does not begin with `/`");
-        refused(Layout::Hashes, "field {id}", "`{id}` holds a variable, and a field's name is literal here");
+        let what = "`{field:a}` names more than the key, from which alone a field of it is told";
+        refused(Layout::Hashes, "field {field:a}", what);
+        refused(Layout::Hashes, "field {user}", "unknown name `{user}`");
         refused(Layout::Hash, "field a", "a field of a hash has no fields of its own");
         refused(Layout::Hash, "score", "`score` means nothing for the fields of a hash");
         refused(Layout::Set, "score", "`score` means nothing for the members of a set");

@@ -3,6 +3,7 @@
 //! A page of names is read while the next one is on its way: both are asked for in one round trip. `SCAN` is not
 //! asked for a type: a key of another type than configured is counted as unreadable, instead of going unseen.
 
+use std::borrow::Cow;
 use std::ops::ControlFlow;
 
 use redis::Value;
@@ -16,7 +17,7 @@ use super::{Held, Reading, Taker, reply};
 use crate::language::action::OWN_PREFIX;
 use crate::language::pattern::Pattern;
 use crate::language::source::Source;
-use crate::language::template::Layout;
+use crate::language::template::{Layout, Template};
 use crate::language::value::Value as Stored;
 use crate::policy::entry::{Bytes, EntryId, Now};
 
@@ -39,7 +40,7 @@ pub(super) async fn walk(
 ) -> Result<ControlFlow<()>, Error> {
     let Reading { link, live, source, doing, .. } = reading;
     let wanted = Wanted::of(source, own::survey_fields(source));
-    let reader = Reader { link, live, doing, wanted, purpose: Purpose::Scan };
+    let reader = Reader { link, live, source, doing, wanted, purpose: Purpose::Scan };
     let glob = pattern.glob();
     let mut size = PageSize::new();
     let mut cursor = Some(0);
@@ -89,7 +90,7 @@ pub(super) async fn look(
 ) -> Result<(Now, Vec<Held>), Error> {
     let doing = super::looking(source);
     let wanted = Wanted::of(source, own::evidence_fields(source));
-    let reader = Reader { link, live, doing: &doing, wanted, purpose: Purpose::Read };
+    let reader = Reader { link, live, source, doing: &doing, wanted, purpose: Purpose::Read };
     let names: Vec<Vec<u8>> = ids.iter().map(|id| id.key.to_vec()).collect();
     let (now, held, _) = reader.read(&names, None).await?;
     Ok((now, held))
@@ -106,6 +107,7 @@ fn held_size(held: &Held) -> usize {
 struct Reader<'a> {
     link: &'a Link,
     live: &'a Live,
+    source: &'a Source,
     doing: &'a str,
     wanted: Wanted,
     purpose: Purpose,
@@ -115,25 +117,39 @@ struct Reader<'a> {
 enum Wanted {
     /// The string that it holds.
     Text,
-    /// These fields of the hash that it holds.
+    /// These fields of the hash that it holds, called the same in each.
     Fields(Vec<Bytes>),
+    /// These, of which some are named after the key.
+    Named(Vec<Template>),
     /// Nothing but its type, so that nobody looks as if they had used it; and how long nobody has, if that is asked.
     Kind { idle: bool },
 }
 
 impl Wanted {
-    fn of(source: &Source, fields: Option<Vec<Bytes>>) -> Self {
+    fn of(source: &Source, fields: Option<Vec<Template>>) -> Self {
         match (source.layout, fields) {
             (Layout::Keys, _) => Self::Kind { idle: source.last_ping == [Stored::Idle] },
             // Where a survey needs none of its fields, that the key is there is all.
             (_, Some(fields)) if fields.is_empty() => Self::Kind { idle: false },
-            (_, Some(fields)) => Self::Fields(fields),
+            (_, Some(fields)) => match fields.iter().map(|field| field.as_literal().map(Bytes::from)).collect() {
+                Some(fields) => Self::Fields(fields),
+                None => Self::Named(fields),
+            },
             (_, None) => Self::Text,
         }
     }
 }
 
 impl Reader<'_> {
+    /// The fields that are read of this key; none where it is no hash.
+    fn fields(&self, key: &[u8]) -> Cow<'_, [Bytes]> {
+        match &self.wanted {
+            Wanted::Fields(fields) => fields.as_slice().into(),
+            Wanted::Named(fields) => own::field_names(self.source, fields, key).into(),
+            Wanted::Kind { .. } | Wanted::Text => Cow::default(),
+        }
+    }
+
     /// Reads what these keys hold, and in the same round trip the next page of names. The time is read first, so ages
     /// err to the young side.
     async fn read(
@@ -144,9 +160,9 @@ impl Reader<'_> {
         let mut commands = redis::pipe();
         commands.cmd("TIME");
         match &self.wanted {
-            Wanted::Fields(fields) => names.iter().for_each(|name| {
+            Wanted::Fields(_) | Wanted::Named(_) => names.iter().for_each(|name| {
                 commands.cmd("HMGET").arg(name);
-                fields.iter().for_each(|field| _ = commands.arg(&field[..]));
+                self.fields(name).iter().for_each(|field| _ = commands.arg(&field[..]));
             }),
             Wanted::Kind { idle } => names.iter().for_each(|name| {
                 commands.cmd("TYPE").arg(name);
@@ -165,7 +181,9 @@ impl Reader<'_> {
         let mut replies = replies.into_iter();
         let now = self.link.now(self.doing, replies.next().unwrap_or_default())?;
         let held = match &self.wanted {
-            Wanted::Fields(fields) => replies.map(|reply| hash(fields, reply)).collect::<Result<Vec<_>, _>>(),
+            Wanted::Fields(_) | Wanted::Named(_) => {
+                names.iter().zip(replies).map(|(name, reply)| hash(&self.fields(name), reply)).collect()
+            }
             Wanted::Kind { idle } => kinds(replies.collect(), *idle),
             Wanted::Text => strings(replies.next()),
         };
@@ -184,7 +202,8 @@ impl Reader<'_> {
         let mut commands = redis::pipe();
         empty.iter().for_each(|at| _ = commands.cmd("TYPE").arg(&names[*at]));
         let types = self.link.ask(self.live, self.purpose, self.doing, &commands).await?;
-        let wanted: &[u8] = if matches!(self.wanted, Wanted::Fields(_)) { b"hash" } else { b"string" };
+        let of_hashes = matches!(self.wanted, Wanted::Fields(_) | Wanted::Named(_));
+        let wanted: &[u8] = if of_hashes { b"hash" } else { b"string" };
         for (at, kind) in empty.into_iter().zip(types) {
             let kind = reply::some_bytes(kind).map_err(|unexpected| self.link.unexpected(self.doing, unexpected))?;
             if kind == b"none" {

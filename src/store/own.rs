@@ -122,10 +122,6 @@ fn part_of<'v>(pointer: &Pointer, json: Option<&'v Json>) -> Looked<'v> {
     }
 }
 
-fn field<'f>(fields: &'f [(Bytes, Option<Vec<u8>>)], name: &[u8]) -> Option<&'f [u8]> {
-    fields.iter().find(|(known, _)| **known == *name).and_then(|(_, value)| value.as_deref())
-}
-
 /// The beginning of what was read, as a person would write it: `last_ping=17 user=x` for fields.
 pub(super) fn beginning(own: &Own, bytes: usize) -> Vec<u8> {
     let short = |value: &[u8]| value[..value.len().min(bytes)].to_vec();
@@ -143,7 +139,7 @@ pub(super) fn beginning(own: &Own, bytes: usize) -> Vec<u8> {
 
 /// The fields of a hash entry that a survey needs: those that its times, its `let`s, its group and its conditions name.
 /// None where the entries are no such keys.
-pub(super) fn survey_fields(source: &Source) -> Option<Vec<Bytes>> {
+pub(super) fn survey_fields(source: &Source) -> Option<Vec<Template>> {
     if source.layout != Layout::Hashes {
         return None;
     }
@@ -159,14 +155,14 @@ pub(super) fn survey_fields(source: &Source) -> Option<Vec<Bytes>> {
 }
 
 /// The fields that a strike needs: those of a survey, then those that templates name.
-pub(super) fn evidence_fields(source: &Source) -> Option<Vec<Bytes>> {
+pub(super) fn evidence_fields(source: &Source) -> Option<Vec<Template>> {
     let mut fields = survey_fields(source)?;
     let named = source.companions.iter().flat_map(Companion::refs);
     add_fields(&mut fields, named.chain(source.notify.iter().flat_map(Notification::refs)));
     Some(fields)
 }
 
-fn add_fields<'r>(fields: &mut Vec<Bytes>, named: impl Iterator<Item = &'r Ref>) {
+fn add_fields<'r>(fields: &mut Vec<Template>, named: impl Iterator<Item = &'r Ref>) {
     for name in named {
         if let Ref::Field(field) = name
             && !fields.contains(field)
@@ -176,25 +172,24 @@ fn add_fields<'r>(fields: &mut Vec<Bytes>, named: impl Iterator<Item = &'r Ref>)
     }
 }
 
+/// What these fields are called in the hash that is this key.
+pub(super) fn field_names(source: &Source, fields: &[Template], key: &[u8]) -> Vec<Bytes> {
+    let captures = OnceCell::new();
+    let value_of = |name: &Ref| match name {
+        Ref::Capture(at) => {
+            let captures = captures.get_or_init(|| source.container.patterns().captures(key).unwrap_or_default());
+            key.get(captures.get(*at)?.clone()).map(Cow::from)
+        }
+        _ => Some(Cow::from(key)),
+    };
+    // A name is made of the key alone, so none is absent.
+    fields.iter().map(|field| field.fill(value_of).unwrap_or_default().into()).collect()
+}
+
 /// Whether companions are made from lists that stand elsewhere.
 pub(super) fn awaits_lists(source: &Source) -> bool {
     let lists = source.companions.iter().filter_map(|companion| companion.each.as_ref());
     lists.into_iter().any(|each| matches!(each.list, List::Stored(..)))
-}
-
-/// Sees what the deeds of an entry come to: none may hit another entry, and no condition sees what goes before it.
-fn settle(source: &Source, prepared: &mut Prepared) {
-    let Prepared { deeds, removal, notices, trespasses, .. } = prepared;
-    *trespasses = deeds.all().any(|deed| deed.keys.iter().any(|key| source.is_hit_by(deed.verb, key)));
-    let first = &deeds.first;
-    let gone = |question: &Question| {
-        question.query.places().any(|(key, part)| {
-            let goes = |deed: &Deed| deed.takes_away(&key, part.as_deref());
-            goes(removal) || first.iter().any(goes)
-        })
-    };
-    deeds.later.iter_mut().for_each(|(when, _)| when.settle(gone));
-    notices.iter_mut().for_each(|(when, _)| when.settle(gone));
 }
 
 fn probe(id: &EntryId, own: &Own) -> Probe {
@@ -449,7 +444,7 @@ impl<'e> Facts<'e> {
     pub(super) fn already(&self) -> bool {
         match (&self.source.on_evict, self.own) {
             (OnEvict::Set { field: name, .. }, Own::Fields(fields)) => {
-                field(fields, name).is_some_and(|value| Some(value) == self.said().as_deref())
+                self.field(fields, name).is_some_and(|value| Some(value) == self.said().as_deref())
             }
             _ => false,
         }
@@ -469,7 +464,9 @@ impl<'e> Facts<'e> {
             (Container::Set(_), Some(member), _) => (Verb::Srem, vec![member.to_vec()]),
             (_, _, OnEvict::Remove) => (Verb::Unlink, vec![]),
             (_, _, OnEvict::Expire(time)) => (Verb::Expire, vec![time.as_millis().to_string().into_bytes()]),
-            (_, _, OnEvict::Set { field, .. }) => (Verb::Hset, vec![field.to_vec(), self.said().unwrap_or_default()]),
+            (_, _, OnEvict::Set { field, .. }) => {
+                (Verb::Hset, vec![self.fill(field).unwrap_or_default(), self.said().unwrap_or_default()])
+            }
         };
         Deed { verb, keys: vec![self.id.key.to_vec()], args }
     }
@@ -518,8 +515,36 @@ impl<'e> Facts<'e> {
             grounds: None,
             record: None,
         };
-        settle(source, &mut prepared);
+        self.settle(&mut prepared);
         prepared
+    }
+
+    /// Sees what the deeds of an entry come to: none may hit another entry or what this one is judged by, and no condition
+    /// sees what goes before it.
+    fn settle(&self, prepared: &mut Prepared) {
+        let Prepared { deeds, removal, notices, trespasses, .. } = prepared;
+        let hits = |deed: &Deed| deed.keys.iter().any(|key| self.source.is_hit_by(deed.verb, key));
+        *trespasses = self.overwrites_its_time() || deeds.all().any(hits);
+        let first = &deeds.first;
+        let gone = |question: &Question| {
+            question.query.places().any(|(key, part)| {
+                let goes = |deed: &Deed| deed.takes_away(&key, part.as_deref());
+                goes(removal) || first.iter().any(goes)
+            })
+        };
+        deeds.later.iter_mut().for_each(|(when, _)| when.settle(gone));
+        notices.iter_mut().for_each(|(when, _)| when.settle(gone));
+    }
+
+    /// Whether the field that is to say that it was evicted turns out to be one that it is judged by: names that are made
+    /// of the key can't be told apart at load.
+    fn overwrites_its_time(&self) -> bool {
+        let OnEvict::Set { field, .. } = &self.source.on_evict else { return false };
+        let said = self.fill(field);
+        self.source.last_ping.iter().any(|time| match time {
+            Value::Own(Ref::Field(time)) => self.fill(time) == said,
+            _ => false,
+        })
     }
 
     /// The lists that the companions of this entry name.
@@ -530,7 +555,7 @@ impl<'e> Facts<'e> {
     /// Fills the companions of this entry once more, now that its lists have been read.
     pub(super) fn fill_lists(&self, prepared: &mut Prepared, lists: &Lists) {
         *prepared.deeds = self.deeds(lists);
-        settle(self.source, prepared);
+        self.settle(prepared);
     }
 
     fn deeds(&self, lists: &Lists) -> Deeds {
@@ -560,9 +585,14 @@ impl<'e> Facts<'e> {
             (Ref::Value, Own::Value(value)) => Some(value.as_slice().into()),
             (Ref::Value, Own::Score(_) | Own::Member) => Some(self.id.name().into()),
             (Ref::Json(pointer), _) => pointer.find(self.json()?).and_then(scalar),
-            (Ref::Field(name), Own::Fields(fields)) => field(fields, name).map(Cow::from),
+            (Ref::Field(name), Own::Fields(fields)) => self.field(fields, name).map(Cow::from),
             (Ref::Score | Ref::Value | Ref::Field(_) | Ref::Each(_), _) => None,
         }
+    }
+
+    fn field<'f>(&self, fields: &'f [(Bytes, Option<Vec<u8>>)], name: &Template) -> Option<&'f [u8]> {
+        let name = name.as_literal().map_or_else(|| self.fill(name).map(Cow::from), |literal| Some(literal.into()))?;
+        fields.iter().find(|(known, _)| **known == *name).and_then(|(_, value)| value.as_deref())
     }
 
     fn captured(&self, at: usize) -> Option<&[u8]> {

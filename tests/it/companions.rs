@@ -507,6 +507,41 @@ for_each_server! {
         assert!(edge.evict(&ids[..1]).await.values().all(|outcome| *outcome == EVICTED));
     }
 
+    /// A field may be named after the key that it is in; one that turns out to be what the entry is judged by stays.
+    async fn a_field_is_named_after_its_key(server: Server) {
+        let mut client = server.client().await;
+        let source = "keys = \"seat:{place}:{id}\"\nlast_ping = \"field {id}_seen\"\nwhere = [\"field kind:{place} eq guest\"]\n\
+                      on_evict = \"set {place}_seen gone\"\ncompanions = [\"SREM of:{field:user} {id}\"]";
+        let edge = Edge::on(&server, source);
+        let now = server_now(&mut client).await.millis();
+        let (fresh, stale) = (now, now - OLD);
+        run(&mut client, &[
+            &format!("HSET seat:hall:a a_seen {stale} b_seen {fresh} kind:hall guest user u"),
+            &format!("HSET seat:hall:b b_seen {fresh} a_seen {stale} kind:hall guest user u"),
+            &format!("HSET seat:hall:staff staff_seen {stale} kind:hall staff user u"),
+            &format!("HSET seat:same:same same_seen {stale} kind:same guest user u"),
+            "SADD of:u a b staff same",
+        ])
+        .await;
+        let survey = edge.survey().await;
+        assert_eq!((survey.stale, survey.population()), (2, 3), "each by its own field, and one is none of them");
+        let ids = ["seat:hall:a", "seat:same:same"].map(|key| EntryId::key(key.as_bytes()));
+        let found = edge.evict(&ids).await;
+        assert_eq!(found["seat:hall:a"], EVICTED);
+        assert_ne!(found["seat:same:same"], EVICTED, "it would lose the time that it is judged by");
+        shows(&mut client, "HGET seat:hall:a hall_seen", &["gone"], "").await;
+        shows(&mut client, "HGET seat:same:same same_seen", &[&stale.to_string()], "").await;
+        shows(&mut client, "SMEMBERS of:u", &["b", "staff", "same"], "").await;
+        assert_eq!(edge.survey().await.stale, 1, "the field says so already");
+
+        // Evidence all the same: a ping between the look and the strike is seen.
+        run(&mut client, &["HDEL seat:hall:a hall_seen"]).await;
+        let looked = edge.look(&ids[..1]).await;
+        run(&mut client, &[&format!("HSET seat:hall:a a_seen {fresh}")]).await;
+        let struck = outcomes(&edge.strike(&looked).await);
+        assert!(struck.values().all(|outcome| *outcome == Outcome::Spared), "{struck:?}");
+    }
+
     /// What is left behind is seen by conditions: only what goes is not.
     async fn on_evict_of_what_stays_is_no_absence(server: Server) {
         let mut client = server.client().await;
