@@ -1130,6 +1130,25 @@ mod tests {
         (When::Always, Notice { sink: Sink::Stream, key: Some(key.as_bytes().to_vec()), args, hook: None })
     }
 
+    /// The script says so of an entry whose last companions failed behind its removal, which its checks rule out: no server
+    /// can be made to. What its messages came to is unknown then, and they are counted as that.
+    #[test]
+    fn what_fails_behind_a_removal_leaves_its_messages_unknown() {
+        let announced = |name: &str| Prepared { notices: vec![stream("left"), stream("told")], ..field(name, &[]) };
+        let batch = ["a", "b", "c"].map(announced);
+        let answer = |unknown: Value| {
+            let reply = vec![Value::BulkString(b"1".to_vec()), Value::Int(0), unknown, Value::Int(1)];
+            read_answer(Value::Array(reply), batch.len()).unwrap()
+        };
+        for unknown in [Value::Int(6), Value::Array(vec![Value::Int(6), Value::Array(vec![Value::Int(1)])])] {
+            let mut evicted = Evicted::default();
+            evicted.take_in(&batch, answer(unknown));
+            let outcomes: Vec<Outcome> = evicted.outcomes.iter().map(|(_, outcome)| *outcome).collect();
+            assert_eq!(outcomes, [Outcome::Evicted, Outcome::Unknown, Outcome::Spared]);
+            assert_eq!((evicted.notified.unknown_total(), evicted.notified.sent()), (2, 2));
+        }
+    }
+
     #[test]
     fn a_stream_is_parted_from_whoever_needs_its_key_to_be_no_stream() {
         let announced = |name: &str| Prepared { notices: vec![stream("left")], ..field(name, &[]) };
