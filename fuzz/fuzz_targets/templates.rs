@@ -84,7 +84,7 @@ fn comes_back(input: &Input<'_>, layout: Layout, scope: &Scope<'_>) {
             Part::User => (Ref::Let(0), b"user".to_vec()),
             Part::Field(first, rest) => {
                 let field = [&[*first], *rest].concat();
-                (Ref::Field(field.as_slice().into()), [b"field:".as_slice(), &field].concat())
+                (Ref::Field(Template::literal(&field)), [b"field:".as_slice(), &field].concat())
             }
         };
         if !has(layout, &name) {
