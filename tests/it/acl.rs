@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use redis::aio::MultiplexedConnection;
 use regex::Regex;
 
-use crate::harness::{Binary, Finished, Hub, Kind, Layout, Server, generation};
-use crate::world::{Confined, FAST, reaper_with, redis_cli};
+use crate::harness::{Binary, Finished, Hub, Kind, Layout, Server, eventually, generation};
+use crate::notify::Listener;
+use crate::world::{Confined, FAST, SOON, STEADY, reaper_with, redis_cli};
 
 /// Every layout, every verb, keys and patterns, every way to tell, another database.
 const EVERYTHING: &str = r#"
@@ -329,8 +330,8 @@ async fn the_files_of_users_are_what_the_program_asks_for() {
 }
 
 for_each_server! {
-    /// The server loads its generation's file, once it has passwords; then one user has every right that the job takes, and
-    /// the other sees it all and changes nothing.
+    /// The server loads its generation's file, once it has passwords; then one user does the whole job, and the other sees it
+    /// all and changes nothing.
     async fn the_files_of_users_do(kind: Kind) {
         let dir = tempfile::TempDir::new().unwrap();
         let users = dir.path().join("users.acl");
@@ -339,7 +340,6 @@ for_each_server! {
         std::fs::write(&users, "user default on nopass ~* +@all\n").unwrap();
         let everything = std::fs::read_to_string(deployed(&format!("users-{}.acl", generation(kind)))).unwrap();
         let server = Server::builder(kind).args(["--aclfile", users.to_str().unwrap()]).start().await;
-        let mut client = server.client().await;
         let all = if kind.version() < (6, 2) { "~*" } else { "~* &*" };
         let load = async |file: &str| {
             std::fs::write(&users, format!("user default on nopass {all} +@all\n{file}")).unwrap();
@@ -372,6 +372,38 @@ for_each_server! {
         reaper.run(Binary::new(["hold"]).args(file)).run().await.assert_code(0);
         reaper.run(Binary::new(["resume"]).args(file)).run().await.assert_code(0);
         reaper.assert_nothing_was_refused(&server).await;
+
+        // The daemon at its work, at a pace for which nobody has to wait: no right is told by that.
+        let pace = "\nthreshold = \"5s\"\nheartbeat_interval = \"500ms\"\n";
+        let text = std::fs::read_to_string(&config).unwrap();
+        let quick = dir.path().join("reaper.toml");
+        std::fs::write(&quick, ["hub", "rooms"].iter().fold(text, |text, name| {
+            let name = format!("name = \"{name}\"\n");
+            assert!(text.contains(&name));
+            text.replace(&name, &(name.trim_end().to_owned() + pace))
+        })).unwrap();
+        let hubs = ["presence:online", "room:7:seen"].map(|key| Hub::new(&server, Layout::Zset).key(key));
+        let mut pinging = Vec::new();
+        for hub in &hubs {
+            pinging.push(hub.ping_every(STEADY.heartbeat, &hub.live(5).await));
+        }
+        let mut listener = Listener::on(&server).await;
+        let daemon = Binary::new(["run", "--config", quick.to_str().unwrap(), "--redis-url", &server.url()]);
+        let daemon = reaper.run(daemon).listening().spawn();
+        let has = async |command: &str| redis_cli(&server, command).await != "0";
+        eventually(SOON, async || !has("EXISTS conn:c1").await && !has("SISMEMBER room:7:members c1").await).await;
+        daemon.terminate();
+        daemon.wait(SOON).await.assert_code(0);
+        reaper.assert_nothing_was_refused(&server).await;
+        assert!(!has("EXISTS presence:names").await && has("SISMEMBER room:7:members c2").await);
+        let told: BTreeSet<String> = listener.messages().await.into_iter().map(|(channel, _)| channel).collect();
+        assert_eq!(told, ["presence:offline", "room:7:left"].map(String::from).into());
+        for (hub, pinging) in hubs.iter().zip(pinging) {
+            pinging.stop().await;
+            assert_eq!(hub.remaining().await.len(), 5);
+            hub.verdict(STEADY.threshold).await.assert_none_lost();
+        }
+
         let elsewhere: redis::RedisResult<()> = async {
             let url = format!("redis://reaper:{}@127.0.0.1:{}", Confined::PASSWORD, server.port());
             let mut client = redis::Client::open(url)?.get_multiplexed_async_connection().await?;
@@ -379,7 +411,5 @@ for_each_server! {
         }
         .await;
         assert_eq!(elsewhere.unwrap_err().code(), Some("NOPERM"));
-        let left: usize = redis::cmd("ZCARD").arg("presence:online").query_async(&mut client).await.unwrap();
-        assert_eq!(left, 1);
     }
 }
