@@ -93,47 +93,36 @@ end
 
 -- A slot is true where the bytes are those that were judged, false where they differ, else what went wrong.
 local slots = {}
-local function compare(found, expected)
-  if not found then
+local function weigh(found, expected, equals)
+  local fault = fault_of(found)
+  if fault then
+    slots[#slots + 1] = fault
+  elseif not found then
     slots[#slots + 1] = expected == '-' or GONE
   else
-    slots[#slots + 1] = expected == '=' .. found
+    slots[#slots + 1] = equals(found, expected)
   end
+end
+local function is_same_text(found, expected)
+  return expected == '=' .. found
+end
+-- The same double prints differently on different servers, so scores are compared as numbers.
+local function is_same_number(found, expected)
+  return tonumber(found) == tonumber(string.sub(expected, 2))
 end
 
 local probes = {
   GET = function(key)
     local found = redis.pcall('GET', key)
-    local expected = take()
-    local fault = fault_of(found)
-    if fault then
-      slots[#slots + 1] = fault
-    else
-      compare(found, expected)
-    end
+    weigh(found, take(), is_same_text)
   end,
   HGET = function(key)
     local found = redis.pcall('HGET', key, take())
-    local expected = take()
-    local fault = fault_of(found)
-    if fault then
-      slots[#slots + 1] = fault
-    else
-      compare(found, expected)
-    end
+    weigh(found, take(), is_same_text)
   end,
-  -- The same double prints differently on different servers, so scores are compared as numbers.
   ZSCORE = function(key)
     local found = redis.pcall('ZSCORE', key, take())
-    local expected = take()
-    local fault = fault_of(found)
-    if fault then
-      slots[#slots + 1] = fault
-    elseif not found then
-      slots[#slots + 1] = expected == '-' or GONE
-    else
-      slots[#slots + 1] = tonumber(found) == tonumber(string.sub(expected, 2))
-    end
+    weigh(found, take(), is_same_number)
   end,
   SISMEMBER = function(key)
     local found = redis.pcall('SISMEMBER', key, take())
@@ -148,14 +137,9 @@ local probes = {
   HMGET = function(key)
     local fields = list(take)
     local found = redis.pcall('HMGET', key, unpack(fields))
-    local fault = fault_of(found)
+    local failed = fault_of(found)
     for i = 1, #fields do
-      local expected = take()
-      if fault then
-        slots[#slots + 1] = fault
-      else
-        compare(found[i], expected)
-      end
+      weigh(failed and found or found[i], take(), is_same_text)
     end
   end,
 }

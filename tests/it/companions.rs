@@ -542,6 +542,27 @@ for_each_server! {
         assert!(struck.values().all(|outcome| *outcome == Outcome::Spared), "{struck:?}");
     }
 
+    /// An empty string is a value: what became one since was absent, and is something else.
+    async fn what_became_empty_was_absent(server: Server) {
+        let mut client = server.client().await;
+        for (companion, lets, write) in [
+            ("SREM of:{field:user} {id}", "", "HSET conn:c0 user"),
+            ("SREM of:{user} {id}", "let.user = \"hget users {id}\"", "HSET users c0"),
+            ("SREM of:{user} {id}", "let.user = \"get user:{id}\"", "SET user:c0"),
+        ] {
+            run(&mut client, &["FLUSHALL", "HSET users other x"]).await;
+            let edge = Edge::on(&server, &with(Layout::Hashes, &[companion], lets));
+            let ids = put_aged(&mut client, Layout::Hashes, &[OLD]).await;
+            let looked = edge.look(&ids).await;
+            let mut empty = redis::Cmd::new();
+            write.split(' ').for_each(|word| _ = empty.arg(word));
+            empty.arg("").exec_async(&mut client).await.unwrap();
+            let struck = outcomes(&edge.strike(&looked).await);
+            assert!(struck.values().all(|outcome| *outcome == Outcome::Spared), "{write}: {struck:?}");
+            assert_eq!(edge.evict(&ids).await.into_values().collect::<Vec<_>>(), [EVICTED], "{write}");
+        }
+    }
+
     /// What is left behind is seen by conditions: only what goes is not.
     async fn on_evict_of_what_stays_is_no_absence(server: Server) {
         let mut client = server.client().await;
