@@ -713,9 +713,13 @@ impl Reaper {
     fn judge(&mut self, id: &EntryId, found: Found, allowance: u64, now: Now, report: &mut Report) -> Option<Prepared> {
         let (judged, mark, protected, prepared) = match found {
             Found::Entry { judged, mark, group, protected, prepared } => {
-                let moved = self.ledger.watch().get(id).and_then(|watched| watched.group.as_deref());
-                if moved.is_some_and(|before| group.as_deref() != Some(before)) {
-                    // It was judged by another group: a survey judges it anew.
+                let watched = self.ledger.watch().get(id).map(|watched| watched.group.as_deref());
+                let moved = watched.is_some_and(|before| match (before, group.as_deref()) {
+                    (None, Some(label)) => self.ledger.knows_group(label),
+                    (before, found) => before != found,
+                });
+                if moved {
+                    // It was judged by another group, or by none: a survey judges it anew.
                     self.ledger.forget(id);
                     return None;
                 }

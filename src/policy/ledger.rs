@@ -646,6 +646,11 @@ impl Ledger {
         self.guard.doubt()
     }
 
+    /// Whether a group of this label is told apart from the others.
+    pub fn knows_group(&self, label: &[u8]) -> bool {
+        self.guard.groups().newest(label).is_some()
+    }
+
     /// How many groups there are, and how many of them are silent.
     pub fn groups(&self) -> (usize, usize) {
         (self.guard.groups().len(), self.guard.groups().silent())

@@ -85,7 +85,13 @@ impl Watch {
         let known = self.entries.get(&candidate.id);
         match known {
             Some(known) if known.mark == candidate.mark => {
+                // Whose it is may show later than that it is there; where a group has no room it stays the one it was.
+                let group = candidate.group.or_else(|| known.group.clone());
                 let (id, due) = (candidate.id, known.due);
+                if group != known.group {
+                    let known = Watched { group, ..known.clone() };
+                    self.put(id.clone(), known);
+                }
                 self.shield(&id, candidate.protected, due, now.mono.plus(timing.heartbeat_interval));
             }
             None if self.closed => {}
@@ -291,6 +297,18 @@ mod tests {
         assert_eq!(watch.next_due(), Some(at(90).mono), "the same ping, seen again");
         watch.observe(vec![candidate("a", 430, at(60))], true, None, at(60), &TIMING);
         assert_eq!(watch.next_due(), Some(at(150).mono), "a ping written in the past is a ping");
+    }
+
+    #[test]
+    fn e6_whose_an_entry_is_may_show_later() {
+        let group = |label: &str| Some(Bytes::from(label.as_bytes()));
+        let of = |group: Option<Bytes>, n| Candidate { group, ..candidate("a", 400 + 30 * n, at(30 * n)) };
+        let mut watch = watching(vec![of(None, 0)], at(0));
+        for (n, (found, known)) in (1..).zip([(group("x"), group("x")), (None, group("x")), (group("y"), group("y"))]) {
+            watch.observe(vec![of(found, n)], true, None, at(30 * n), &TIMING);
+            assert_eq!(watch.get(&id("a")).unwrap().group, known);
+            assert_eq!(watch.next_due(), Some(at(90).mono), "the same ping");
+        }
     }
 
     #[test]
