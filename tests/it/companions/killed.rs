@@ -38,8 +38,8 @@ const SOURCE: &str = r#"
 name = "conns"
 keys = "conn:{room}:{id}"
 last_ping = "field seen"
-threshold = "1s"
-heartbeat_interval = "100ms"
+threshold = "2s"
+heartbeat_interval = "400ms"
 companions = [
   "SREM all {id}",
   "HDEL names {id}",
