@@ -267,6 +267,12 @@ impl Table {
         entries.for_each(|entry| each_text(&mut entry.node.value, each));
     }
 
+    /// Calls `each` with every text that is left under `name` in the tables under `key`.
+    pub(super) fn each_text_named(&mut self, key: &str, name: &str, each: &mut impl FnMut(&mut String)) {
+        let entries = self.entries.iter_mut().filter(|entry| entry.key == key);
+        entries.for_each(|entry| each_text_named(&mut entry.node.value, name, each));
+    }
+
     /// Whatever was not taken is unknown.
     pub(super) fn finish(self, notes: &mut Notes) {
         let Self { path, label, entries, .. } = self;
@@ -302,6 +308,17 @@ fn each_text(value: &mut Value, each: &mut impl FnMut(&mut String)) {
         Value::List(nodes) => nodes.iter_mut().for_each(|node| each_text(&mut node.value, each)),
         Value::Table(entries) => entries.iter_mut().for_each(|entry| each_text(&mut entry.node.value, each)),
         Value::Integer(..) | Value::Boolean(_) | Value::Float | Value::Datetime => {}
+    }
+}
+
+fn each_text_named(value: &mut Value, name: &str, each: &mut impl FnMut(&mut String)) {
+    match value {
+        Value::List(nodes) => nodes.iter_mut().for_each(|node| each_text_named(&mut node.value, name, each)),
+        Value::Table(entries) => {
+            let named = entries.iter_mut().filter(|entry| entry.key == name);
+            named.for_each(|entry| each_text(&mut entry.node.value, each));
+        }
+        _ => {}
     }
 }
 

@@ -106,9 +106,17 @@ pub(super) fn own_layout(table: &mut Table) -> Option<Layout> {
         let named = braced.into_iter().find(|(name, _)| text.contains(name)).map(|(_, layout)| layout);
         own = own.or(named).or(told);
     });
-    table.each_text_of(&["where", "unless", "let"], &mut |text| {
-        let words = words::split(text).unwrap_or_default();
-        own = own.or(words.first().and_then(|word| layout_of(&word.to_ascii_lowercase())));
+    let first = |text: &str| Some(words::split(text).ok()?.first()?.to_ascii_lowercase());
+    let mut begins = |text: &mut String| own = own.or(first(text).and_then(|word| layout_of(&word)));
+    table.each_text_of(&["where", "unless", "let"], &mut begins);
+    table.each_text_named("notify", "when", &mut begins);
+    // Only a string expires, and only a hash has a field to set.
+    table.each_text_of(&["on_evict"], &mut |text| {
+        own = own.or(match first(text).as_deref() {
+            Some(b"expire") => Some(Layout::Strings),
+            Some(b"set") => Some(Layout::Hashes),
+            _ => None,
+        });
     });
     own
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::action::check_duration;
-use super::template::{Layout, Ref, Scope, Template};
-use super::value::Value;
+use super::template::{Layout, Part, Ref, Scope, Template};
+use super::value::{Lookup, Place, Value};
 use super::{Mistake, duration, shown, words};
 use crate::policy::duration::spelt;
 
@@ -92,8 +92,14 @@ fn set(field: &[u8], text: &[u8], scope: &Scope<'_>, last_ping: Option<&[Value]>
             "write a text such as `offline`; what else is to be written goes into a companion: `HSET KEY FIELD VALUE`",
         ));
     }
-    let time = Value::Own(Ref::Field(name.clone()));
-    if last_ping.is_some_and(|times| times.contains(&time)) {
+    let holds_the_time = |time: &Value| match time {
+        Value::Own(Ref::Field(time)) => *time == name,
+        Value::Lookup(Lookup { place: Place::Field { key, field }, .. }) => {
+            key.parts() == [Part::Ref(Ref::Key)] && *field == name
+        }
+        _ => false,
+    };
+    if last_ping.is_some_and(|times| times.iter().any(holds_the_time)) {
         return Err(Mistake::new(format!("`{}` is where the last ping stands", shown(field)))
             .hint("write another field: what is overwritten can't be judged any more"));
     }
@@ -106,8 +112,10 @@ mod tests {
 
     fn parse(layout: Layout, text: &str) -> Result<OnEvict, Mistake> {
         let captures = ["id".to_owned()];
-        let last_ping = [Value::Own(Ref::Field(Template::literal(b"seen")))];
-        OnEvict::parse(text, &Scope { layout: Some(layout), captures: &captures, ..Scope::default() }, Some(&last_ping))
+        let scope = Scope { layout: Some(layout), captures: &captures, ..Scope::default() };
+        let looked_up = Value::parse("hget {key} looked-up", &scope).unwrap();
+        let last_ping = [Value::Own(Ref::Field(Template::literal(b"seen"))), looked_up];
+        OnEvict::parse(text, &scope, Some(&last_ping))
     }
 
     #[track_caller]
@@ -139,6 +147,7 @@ mod tests {
             refused(layout, "set state offline", "`set` is for keys that hold a hash each");
         }
         refused(Layout::Hashes, "set seen 0", "`seen` is where the last ping stands");
+        refused(Layout::Hashes, "set looked-up 0", "`looked-up` is where the last ping stands");
         refused(Layout::Hashes, "set {field:a} x", "`{field:a}` names more than the key");
         refused(Layout::Hashes, "set state {field:user}", "what the field says may name");
         refused(Layout::Hashes, "", "the text is empty");
