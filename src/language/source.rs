@@ -173,7 +173,7 @@ impl Source {
         let own = |value: &Value| match value {
             // Nobody knows yet which key it is that such a field is named after.
             Value::Own(Ref::Field(name)) => name.as_literal().is_some(),
-            Value::Own(name) => self.layout != Layout::Zset || *name == Ref::Score,
+            Value::Own(name) => !matches!(self.layout, Layout::Zset | Layout::Set) || *name == Ref::Score,
             Value::Idle | Value::Unchanged | Value::Lookup(_) => false,
         };
         self.last_ping.iter().all(own)

@@ -32,7 +32,7 @@ pub enum Ref {
     Id,
     /// The entry's own bytes: a string key's, a hash field's value, or the member.
     Value,
-    /// The score, as the server prints it.
+    /// The score, in the fewest digits that are the same double.
     Score,
     /// A part of the value, read as JSON.
     Json(Pointer),

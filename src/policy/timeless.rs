@@ -120,7 +120,8 @@ impl Timeless {
         }
     }
 
-    /// The time of an access, which is told anew at each look and never quite the same: as it was told first.
+    /// The time of an access, which is told anew at each look and never quite the same: as it was told first. It stands for
+    /// the access; when that was is the later of the two.
     pub fn settled(&mut self, id: &EntryId, at: Timestamp, now: Now) -> Timestamp {
         let Some(seen) = self.remember(id, Mark::of([]), now) else { return at };
         if seen.at.millis_since(at).abs() > SETTLES {

@@ -11,7 +11,7 @@ use serde_json::Value as Json;
 
 use super::asking::{Answers, Asking, Query, until_told};
 use super::error::{Error, Kind};
-use super::own;
+use super::own::{self, Looked};
 use super::reply::{self, Unexpected};
 use super::search::Sought;
 use crate::language::condition::{Condition, Test, number};
@@ -28,6 +28,9 @@ pub(super) struct Unless {
     pub(super) questions: Vec<Question>,
     /// Keys that only a walk over all of them finds; any that is there protects.
     pub(super) sought: Vec<Sought>,
+    /// What a text counts as that should be JSON and can't be read: whoever it is about may be alive, and is protected.
+    /// Where it is about what else to do, nothing is done.
+    pub(super) unreadable_holds: bool,
 }
 
 /// A condition with every name put in.
@@ -91,7 +94,7 @@ impl Unless {
                 Filled::Sought(keys) => sought.push(keys),
             }
         }
-        Self { holds: false, questions, sought }
+        Self { holds: false, questions, sought, unreadable_holds: true }
     }
 }
 
@@ -143,7 +146,15 @@ fn equals<'v>(
             let score = value_of(own).and_then(|score| number(&score));
             return Filled::Known((score.is_some() && score == number(&text)) != negated);
         }
-        Compared::Own(own) => return Filled::Known((value_of(own).as_deref() == Some(&text[..])) != negated),
+        Compared::Own(own) => {
+            let found = value_of(own);
+            return match (own, &found) {
+                (Ref::Json(pointer), None) if is_unreadable(pointer, value_of(&Ref::Value).as_deref()) => {
+                    Filled::Unfillable
+                }
+                _ => Filled::Known((found.as_deref() == Some(&text[..])) != negated),
+            };
+        }
         // No condition is read with one of these in it.
         Compared::Idle | Compared::Unchanged => return unequal,
         Compared::Lookup(Lookup { place, part }) => match place {
@@ -163,6 +174,14 @@ fn equals<'v>(
         // No score equals what is no number.
         Some((_, _, _, None)) | None => unequal,
     }
+}
+
+/// Whether there is something that can't be read as JSON, or no text at its place.
+fn is_unreadable(pointer: &Pointer, text: Option<&[u8]>) -> bool {
+    text.is_some_and(|text| {
+        let json: Option<Json> = serde_json::from_slice(text).ok();
+        matches!(own::part_of(pointer, json.as_ref()), Looked::Number(_) | Looked::Odd | Looked::NotJson)
+    })
 }
 
 // === asking ===
@@ -191,7 +210,7 @@ impl Unless {
         let mut all = true;
         for question in &mut self.questions {
             match answers.get(&question.query) {
-                Some(reply) => self.holds |= question.hear(reply.clone())?,
+                Some(reply) => self.holds |= question.hear(reply.clone())?.unwrap_or(self.unreadable_holds),
                 None => all = false,
             }
         }
@@ -200,12 +219,12 @@ impl Unless {
 }
 
 impl Question {
-    /// Whether the condition holds by this reply; what Redis can't answer does not, yet.
-    pub(super) fn hear(&mut self, reply: Value) -> Result<bool, Unexpected> {
+    /// Whether the condition holds by this reply; what Redis can't answer does not, yet. None where it can't be read.
+    pub(super) fn hear(&mut self, reply: Value) -> Result<Option<bool>, Unexpected> {
         if let Value::ServerError(error) = &reply
             && matches!(Kind::of_code(error.code()), Kind::WrongType | Kind::Permission)
         {
-            return Ok(false);
+            return Ok(Some(false));
         }
         let is_so = match &mut self.answer {
             Answer::Yes => reply::count(reply)? == 1,
@@ -214,23 +233,27 @@ impl Question {
             Answer::Number(number) => reply::score(reply)? == Some(*number),
             Answer::Part { pointer, text, seen } => {
                 *seen = reply::bytes(reply)?.map_or(Seen::Absent, Seen::Text);
-                let Seen::Text(value) = seen else { return Ok(self.negated) };
+                let Seen::Text(value) = seen else { return Ok(Some(self.negated)) };
                 let json: Option<Json> = serde_json::from_slice(value).ok();
-                let part = json.as_ref().and_then(|json| pointer.find(json)).and_then(own::scalar);
-                part.as_deref() == Some(&text[..])
+                match own::part_of(pointer, json.as_ref()) {
+                    Looked::Text(part) => *part == text[..],
+                    Looked::Number(_) | Looked::Odd | Looked::NotJson => return Ok(None),
+                    _ => false,
+                }
             }
         };
-        Ok(is_so != self.negated)
+        Ok(Some(is_so != self.negated))
+    }
+
+    /// Whether it holds where that text stands at its place, or nothing does.
+    pub(super) fn of(&mut self, left: Option<&[u8]>) -> bool {
+        let reply = left.map_or(Value::Nil, |text| Value::BulkString(text.to_vec()));
+        self.hear(reply).ok().flatten().unwrap_or(false)
     }
 
     /// Whether it is about a part of a text that is read as JSON, which only we can read.
     pub(super) const fn is_of_json(&self) -> bool {
         matches!(self.answer, Answer::Part { .. })
-    }
-
-    /// The answer where nothing stands at its place.
-    pub(super) const fn of_nothing(&self) -> bool {
-        self.negated
     }
 
     /// How many bytes the script is given to compare.
@@ -328,11 +351,14 @@ mod tests {
             (holds, String::from_utf8(with).unwrap())
         };
         let bulk = |text: &str| Value::BulkString(text.into());
-        for (json, eq) in [(r#"{"p":"x"}"#, true), (r#"{"p":["x"]}"#, false), ("x", false), ("", false)] {
+        let found = [(r#"{"p":"x"}"#, Some(true)), (r#"{"q":"x"}"#, Some(false)), (r#"{"p":null}"#, Some(false))];
+        let unreadable = [r#"{"p":["x"]}"#, r#"{"p":"x","q":NaN}"#, "x", ""].map(|json| (json, None));
+        for (json, eq) in found.into_iter().chain(unreadable) {
             assert_eq!(answer("get k json /p eq x", bulk(json)), (eq, format!("={json}")), "{json}");
-            assert_eq!(answer("get k json /p ne x", bulk(json)), (!eq, format!("={json}")), "{json}");
+            let ne = eq.map(|eq: bool| !eq);
+            assert_eq!(answer("get k json /p ne x", bulk(json)), (ne, format!("={json}")), "{json}");
         }
-        assert_eq!(answer("get k json /p eq x", Value::Nil), (false, "-".into()));
-        assert_eq!(answer("get k json /p ne x", Value::Nil), (true, "-".into()));
+        assert_eq!(answer("get k json /p eq x", Value::Nil), (Some(false), "-".into()));
+        assert_eq!(answer("get k json /p ne x", Value::Nil), (Some(true), "-".into()));
     }
 }

@@ -75,8 +75,8 @@ pub(super) struct Deeds {
 
 // === filling in ===
 
-/// Fills the companions of an entry whose values are `value_of`; `array_of` are the scalars of an array in its own value,
-/// as JSON. Lists that are not in `lists` are empty.
+/// Fills the companions of an entry whose values are `value_of`; `array_of` are the elements of an array in its own value,
+/// as JSON, those without a text included. Lists that are not in `lists` are empty.
 pub(super) struct Filling<'f, F, A> {
     pub(super) value_of: F,
     pub(super) array_of: A,
@@ -87,7 +87,7 @@ pub(super) struct Filling<'f, F, A> {
 impl<'v, F, A> Filling<'_, F, A>
 where
     F: Fn(&Ref) -> Option<Cow<'v, [u8]>>,
-    A: Fn(&Pointer) -> Vec<Vec<u8>>,
+    A: Fn(&Pointer) -> Vec<Option<Vec<u8>>>,
 {
     /// The companions, filled.
     pub(super) fn deeds(&self, companions: &[Companion]) -> Deeds {
@@ -103,7 +103,12 @@ where
 
     fn for_each(&self, companion: &Companion, each: &ForEach, deeds: &mut Deeds) {
         let elements: Cow<'_, [Vec<u8>]> = match &each.list {
-            List::Json(pointer) => (self.array_of)(pointer).into(),
+            List::Json(pointer) => {
+                let found = (self.array_of)(pointer);
+                let texts: Vec<_> = found.iter().flatten().cloned().collect();
+                deeds.skipped += u32::try_from(found.len() - texts.len()).unwrap_or(u32::MAX);
+                texts.into()
+            }
             List::Split { text, separator } => {
                 // Of an absent text there is nothing.
                 let filled = text.fill(&self.value_of).zip(separator.fill(&self.value_of));
@@ -185,17 +190,18 @@ impl When {
             // What only a walk tells stands in `unless` alone.
             Filled::Unfillable | Filled::Sought(_) => None,
             Filled::Asked(question) if question.is_of_json() => {
-                Some(Some(Self::Read(Unless { holds: false, questions: vec![question], sought: vec![] })))
+                Some(Some(Self::Read(Unless { questions: vec![question], ..Unless::default() })))
             }
             Filled::Asked(question) => Some(Some(Self::Asked(question))),
         }
     }
 
-    /// What has to be asked for at the look, unless nothing stands there once the writes before it are done.
-    pub(super) fn settle(&mut self, gone: impl Fn(&Question) -> bool) {
+    /// What has to be asked for at the look, unless the writes before it tell what stands there once they are done.
+    pub(super) fn settle<'l>(&mut self, left: impl Fn(&Question) -> Option<Left<'l>>) {
         let Self::Read(read) = self else { return };
-        if let Some(of_nothing) = read.questions.iter().find(|question| gone(question)).map(Question::of_nothing) {
-            *read = Unless { holds: of_nothing, questions: Vec::new(), sought: vec![] };
+        let told = read.questions.iter_mut().find_map(|question| left(question).map(|left| question.of(left.0)));
+        if let Some(holds) = told {
+            *read = Unless { holds, ..Unless::default() };
         }
     }
 
@@ -229,16 +235,23 @@ impl When {
     }
 }
 
+/// What a deed leaves at a place: a text, or nothing.
+#[derive(Clone, Copy)]
+pub(super) struct Left<'d>(Option<&'d [u8]>);
+
 impl Deed {
-    /// Whether nothing stands there once it is done.
-    pub(super) fn takes_away(&self, key: &[u8], part: Option<&[u8]>) -> bool {
+    /// What stands there once it is done, where that is certain.
+    pub(super) fn leaves(&self, key: &[u8], part: Option<&[u8]>) -> Option<Left<'_>> {
         let of_part = |arg: &Vec<u8>| Some(&arg[..]) == part;
-        self.keys.iter().any(|own| own == key)
-            && match self.verb {
-                Verb::Unlink => true,
-                Verb::Hdel | Verb::Srem | Verb::Zrem => self.args.iter().any(of_part),
-                Verb::Lrem | Verb::Hset | Verb::Expire | Verb::DecrRef => false,
-            }
+        if self.keys.iter().all(|own| own != key) {
+            return None;
+        }
+        match (self.verb, &self.args[..]) {
+            (Verb::Unlink, _) => Some(Left(None)),
+            (Verb::Hdel | Verb::Srem | Verb::Zrem, args) => args.iter().any(of_part).then_some(Left(None)),
+            (Verb::Hset, [field, text]) => of_part(field).then_some(Left(Some(text))),
+            (Verb::Lrem | Verb::Hset | Verb::Expire | Verb::DecrRef, _) => None,
+        }
     }
 
     /// How many operations it is.
@@ -384,7 +397,7 @@ mod tests {
     use super::*;
     use crate::language::template::{Layout, Scope};
 
-    /// The companions of an entry `c 1` whose value holds `a,b` and, as JSON at any pointer, `x` and `y`.
+    /// The companions of an entry `c 1` whose value holds `a,b` and, as JSON at any pointer, `x`, an object and `y`.
     fn filled(companions: &[&str], lists: &Lists) -> Deeds {
         let scope = Scope { layout: Some(Layout::Hash), ..Scope::default() };
         let companions: Vec<_> = companions.iter().map(|text| Companion::parse(text, &scope, true).unwrap()).collect();
@@ -393,7 +406,7 @@ mod tests {
             Ref::Value => Some(Cow::from(&b"a,b,,a"[..])),
             _ => None,
         };
-        let array_of = |_: &Pointer| vec![b"x".to_vec(), b"y".to_vec()];
+        let array_of = |_: &Pointer| vec![Some(b"x".to_vec()), None, Some(b"y".to_vec())];
         Filling { value_of, array_of, lists, max_fanout: 3 }.deeds(&companions)
     }
 
@@ -421,14 +434,16 @@ mod tests {
         check("if exists abc do SREM abc {json:/none}", &[], 0, 1);
         check("if value eq a,b,,a do SREM abc {id}", &[], 1, 0);
         check("if value ne a,b,,a do SREM abc {id}", &[], 0, 0);
-        check("if json /none eq a do SREM abc {id}", &[], 0, 0);
+        // The value is no JSON: nobody can say.
+        check("if json /none eq a do SREM abc {id}", &[], 0, 1);
+        check("if json /none ne a do SREM abc {id}", &[], 0, 1);
     }
 
     #[test]
     fn each_element_is_one_whatever_how_often_it_stands_there() {
-        check("for-each {e} in json /l do SREM abc {e}", &["SREM|abc|x", "SREM|abc|y"], 0, 0);
-        check("for-each a{e} in json /l do SREM abc {e}", &[], 0, 2);
-        check("for-each {e} in json /l do if exists abc:{e} do SREM abc {e}", &[], 2, 0);
+        check("for-each {e} in json /l do SREM abc {e}", &["SREM|abc|x", "SREM|abc|y"], 0, 1);
+        check("for-each a{e} in json /l do SREM abc {e}", &[], 0, 3);
+        check("for-each {e} in json /l do if exists abc:{e} do SREM abc {e}", &[], 2, 1);
         check("for-each {e} in split {json:/none} , do SREM abc {e}", &[], 0, 0);
         check("for-each {e} in smembers of:{json:/none} do SREM abc {e}", &[], 0, 1);
         check("for-each {e} in smembers of:{id} do SREM abc {e}", &[], 0, 0);
@@ -474,13 +489,20 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_is_absent_for_a_condition_that_only_we_can_read() {
+    fn a_condition_that_only_we_can_read_knows_what_is_written_before_it() {
         let deeds = filled(&["if get abc json /p ne x do SREM abd {id}"], &Lists::new());
         let [(when, _)] = &deeds.later[..] else { panic!("one") };
         assert!(when.is_never(), "not asked yet");
-        for (gone, never, questions) in [(true, false, 0), (false, true, 1)] {
+        let with = |text: &'static [u8]| Some(Left(Some(text)));
+        for (left, never, questions) in [
+            (Some(Left(None)), false, 0),
+            (with(br#"{"p":"y"}"#), false, 0),
+            (with(br#"{"p":"x"}"#), true, 0),
+            (with(b"no JSON"), true, 0),
+            (None, true, 1),
+        ] {
             let mut when = when.clone();
-            when.settle(|_| gone);
+            when.settle(|_| left);
             assert_eq!((when.is_never(), when.read().map_or(0, |read| read.questions.len())), (never, questions));
         }
     }

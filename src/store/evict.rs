@@ -1102,7 +1102,7 @@ mod tests {
             let scope = Scope { layout: Some(Layout::Hash), ..Scope::default() };
             let condition = Condition::parse(condition, &scope).unwrap();
             let Filled::Asked(question) = condition::fill(&condition, |_| None) else { panic!("a question") };
-            Prepared { unless: Unless { holds: false, questions: vec![question], sought: vec![] }, ..field(name, &[]) }
+            Prepared { unless: Unless { questions: vec![question], ..Unless::default() }, ..field(name, &[]) }
         };
         let member = [deed(Verb::Srem, "jobs", &["a"])];
         check(vec![field("a", &member), asking("b", "exists jobs")], &[1, 1]);
@@ -1119,7 +1119,7 @@ mod tests {
 
     #[test]
     fn what_is_known_to_be_protected_is_in_no_batch() {
-        let known = Prepared { unless: Unless { holds: true, questions: vec![], sought: vec![] }, ..field("a", &[]) };
+        let known = Prepared { unless: Unless { holds: true, ..Unless::default() }, ..field("a", &[]) };
         let mut evicted = Evicted::default();
         assert_eq!(batches(vec![known, field("b", &[])], &mut evicted).len(), 1);
         assert_eq!(evicted.outcomes, [(EntryId::member(b"h".as_slice().into(), *b"a"), Outcome::Protected)]);

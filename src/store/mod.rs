@@ -492,8 +492,9 @@ impl Store {
                 seen(Ok((now.server, Unit::Exists)))
             }
             Sign::Idle(at) => {
-                let at = self.timeless().settled(id, at, now);
-                Seen { mark: Mark::of([Some(&at.millis().to_be_bytes()[..])]), ..seen(Ok((at, Unit::Idle))) }
+                let settled = self.timeless().settled(id, at, now);
+                let mark = Mark::of([Some(&settled.millis().to_be_bytes()[..])]);
+                Seen { mark, ..seen(Ok((at.max(settled), Unit::Idle))) }
             }
             Sign::Unchanged => {
                 let since = self.timeless().saw(id, mark, now);

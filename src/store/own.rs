@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::ops::Range;
+use std::time::Duration;
 
 use redis::Value as Reply;
 use serde_json::Value as Json;
@@ -48,6 +49,10 @@ pub(super) enum Own {
     },
 }
 
+/// How much later than Redis says a key may have been used last: the time of an access is noted in whole seconds, and by
+/// a clock that is read as seldom as once a second (`LRU_CLOCK_RESOLUTION`, and `hz` of 1).
+const IDLE_IS_COARSE: Duration = Duration::from_secs(2);
+
 /// Not JSON where JSON was configured: as unreadable as a brace without its fellow.
 const NOT_JSON: Raw<'static> = Raw::Text(b"{");
 
@@ -84,7 +89,7 @@ pub(super) fn judge_score(source: &Source, score: f64, now: Timestamp) -> (Judge
 }
 
 /// What stands where a value is looked up.
-enum Looked<'v> {
+pub(super) enum Looked<'v> {
     /// It has to be asked first.
     NotYet,
     /// Its key is not there; or in a key that all entries share, nothing of this one is.
@@ -97,6 +102,8 @@ enum Looked<'v> {
     Absent,
     Text(Cow<'v, [u8]>),
     Score(f64),
+    /// A number that has no text: a time, and no name.
+    Number(f64),
     /// Present, but neither text nor number.
     Odd,
     NotJson,
@@ -104,20 +111,27 @@ enum Looked<'v> {
     There,
 }
 
-/// A string as its text, a number or boolean as JSON writes it; lists and objects have no text.
+/// A string as its text, a number or boolean as it is written; lists and objects have no text. Nor has a number with an
+/// exponent: how it was written is not known any more, and what is named after it would be something else.
 pub(super) fn scalar(json: &Json) -> Option<Cow<'_, [u8]>> {
     match json {
         Json::String(text) => Some(text.as_bytes().into()),
+        Json::Number(number) if has_exponent(number) => None,
         Json::Number(_) | Json::Bool(_) => Some(json.to_string().into_bytes().into()),
         Json::Null | Json::Array(_) | Json::Object(_) => None,
     }
 }
 
+fn has_exponent(number: &serde_json::Number) -> bool {
+    number.as_str().contains(['e', 'E'])
+}
+
 /// A part of a text, read as JSON.
-fn part_of<'v>(pointer: &Pointer, json: Option<&'v Json>) -> Looked<'v> {
+pub(super) fn part_of<'v>(pointer: &Pointer, json: Option<&'v Json>) -> Looked<'v> {
     match json.map(|json| pointer.find(json)) {
         None => Looked::NotJson,
         Some(None | Some(Json::Null)) => Looked::Absent,
+        Some(Some(Json::Number(number))) if has_exponent(number) => number.as_f64().map_or(Looked::Odd, Looked::Number),
         Some(Some(found)) => scalar(found).map_or(Looked::Odd, Looked::Text),
     }
 }
@@ -280,6 +294,7 @@ impl<'e> Facts<'e> {
                 match part_of(pointer, json.as_ref()) {
                     Looked::Text(text) => Looked::Text(text.into_owned().into()),
                     Looked::Absent => Looked::Absent,
+                    Looked::Number(number) => Looked::Number(number),
                     Looked::Odd => Looked::Odd,
                     _ => Looked::NotJson,
                 }
@@ -334,7 +349,7 @@ impl<'e> Facts<'e> {
             Filled::Known(holds) => holds,
             Filled::Unfillable | Filled::Sought(_) => false,
             Filled::Asked(mut question) => match self.ask(question.query.clone()) {
-                Some(reply) => question.hear(reply.clone()).unwrap_or(false),
+                Some(reply) => question.hear(reply.clone()).ok().flatten().unwrap_or(false),
                 None => true,
             },
         })
@@ -354,7 +369,8 @@ impl<'e> Facts<'e> {
                     return sign(Sign::Time(Err(Unreadable::Unparsable)), b"");
                 };
                 let second = Timestamp::from_millis(self.now.server.millis() / 1_000 * 1_000);
-                return sign(Sign::Idle(second.minus(std::time::Duration::from_secs(*idle))), b"");
+                let earliest = second.minus(Duration::from_secs(*idle));
+                return sign(Sign::Idle(earliest.plus(IDLE_IS_COARSE).min(self.now.server)), b"");
             }
             [Value::Unchanged] => return Told { sign: Sign::Unchanged, mark: self.mark_of_own(), gave: 0 },
             _ => {}
@@ -363,7 +379,7 @@ impl<'e> Facts<'e> {
         let (mut readings, mut texts, mut gave, mut missing, mut there) = (Vec::new(), Vec::new(), 0, 0, false);
         for (at, value) in self.source.last_ping.iter().enumerate() {
             let looked = match value {
-                Value::Own(name) => self.own_time(name),
+                Value::Own(name) => self.own(name),
                 Value::Lookup(lookup) => match self.look_up(lookup) {
                     // Whoever was built from nothing, or lost a part, may be alive all the same.
                     Looked::Absent => {
@@ -374,6 +390,7 @@ impl<'e> Facts<'e> {
                 },
                 Value::Idle | Value::Unchanged => Looked::Absent,
             };
+            let digits;
             let (raw, text) = match &looked {
                 Looked::NotYet | Looked::Nothing { .. } | Looked::Absent => (Raw::Absent, None),
                 Looked::Missing => {
@@ -385,6 +402,10 @@ impl<'e> Facts<'e> {
                     continue;
                 }
                 Looked::Text(text) => (Raw::Text(text), Some(text.to_vec())),
+                Looked::Number(number) => {
+                    digits = number.to_string().into_bytes();
+                    (Raw::Text(&digits), Some(digits.clone()))
+                }
                 Looked::Score(score) => (Raw::Score(*score), Some(score.to_bits().to_be_bytes().to_vec())),
                 Looked::Odd => (Raw::Odd, None),
                 Looked::NotJson => (NOT_JSON, None),
@@ -426,8 +447,8 @@ impl<'e> Facts<'e> {
         }
     }
 
-    /// A time of the entry's own.
-    fn own_time(&self, name: &Ref) -> Looked<'_> {
+    /// A value of the entry's own, where what can't be read is told from what is not there.
+    fn own(&self, name: &Ref) -> Looked<'_> {
         match (name, self.own) {
             (Ref::Score, Own::Score(score)) => Looked::Score(*score),
             (Ref::Json(pointer), _) => part_of(pointer, self.json()),
@@ -525,15 +546,16 @@ impl<'e> Facts<'e> {
         let Prepared { deeds, removal, notices, trespasses, .. } = prepared;
         let hits = |deed: &Deed| deed.keys.iter().any(|key| self.source.is_hit_by(deed.verb, key));
         *trespasses = self.overwrites_its_time() || deeds.all().any(hits);
-        let first = &deeds.first;
-        let gone = |question: &Question| {
-            question.query.places().any(|(key, part)| {
-                let goes = |deed: &Deed| deed.takes_away(&key, part.as_deref());
-                goes(removal) || first.iter().any(goes)
-            })
+        let first: Vec<&Deed> = deeds.first.iter().chain([&**removal]).collect();
+        let left = |question: &Question| {
+            let places = question.query.places();
+            let of_place = |(key, part): (Vec<u8>, Option<Vec<u8>>)| {
+                first.iter().rev().find_map(|deed| deed.leaves(&key, part.as_deref()))
+            };
+            places.filter_map(of_place).next()
         };
-        deeds.later.iter_mut().for_each(|(when, _)| when.settle(gone));
-        notices.iter_mut().for_each(|(when, _)| when.settle(gone));
+        deeds.later.iter_mut().for_each(|(when, _)| when.settle(left));
+        notices.iter_mut().for_each(|(when, _)| when.settle(left));
     }
 
     /// Whether the field that is to say that it was evicted turns out to be one that it is judged by: names that are made
@@ -543,6 +565,9 @@ impl<'e> Facts<'e> {
         let said = self.fill(field);
         self.source.last_ping.iter().any(|time| match time {
             Value::Own(Ref::Field(time)) => self.fill(time) == said,
+            Value::Lookup(Lookup { place: Place::Field { key, field }, .. }) => {
+                self.fill(key).as_deref() == Some(&self.id.key[..]) && self.fill(field) == said
+            }
             _ => false,
         })
     }
@@ -564,10 +589,15 @@ impl<'e> Facts<'e> {
         Filling { value_of, array_of, lists, max_fanout }.deeds(&self.source.companions)
     }
 
-    /// The scalars of the array that stands there; of anything else there are none.
-    fn array(&self, pointer: &Pointer) -> Vec<Vec<u8>> {
-        let found = self.json().and_then(|json| pointer.find(json)).and_then(Json::as_array);
-        found.into_iter().flatten().filter_map(scalar).map(Cow::into_owned).collect()
+    /// The texts of the array that stands there, none for an element that has no text. What is there and no array is an
+    /// element without a text too; where nothing is, or null, there is no element.
+    fn array(&self, pointer: &Pointer) -> Vec<Option<Vec<u8>>> {
+        let text = |json| scalar(json).map(Cow::into_owned);
+        match self.json().map(|json| pointer.find(json)) {
+            Some(None | Some(Json::Null)) => Vec::new(),
+            Some(Some(Json::Array(found))) => found.iter().filter(|json| !json.is_null()).map(text).collect(),
+            None | Some(Some(_)) => vec![None],
+        }
     }
 
     fn fill(&self, template: &Template) -> Option<Vec<u8>> {
@@ -610,18 +640,16 @@ impl<'e> Facts<'e> {
     /// The value of a `let`: the first that is there. What can't be read is there, and has no value.
     fn named(&self, at: usize) -> Option<Cow<'_, [u8]>> {
         for value in &self.source.lets.get(at)?.values {
-            let found = match value {
-                Value::Own(name) => self.of(name),
-                Value::Lookup(lookup) => match self.find(lookup) {
-                    Looked::Text(text) => Some(text),
-                    Looked::Score(score) => Some(score.to_string().into_bytes().into()),
-                    Looked::Nothing { .. } | Looked::Missing | Looked::Absent => None,
-                    Looked::NotYet | Looked::Odd | Looked::NotJson | Looked::There => return None,
-                },
-                Value::Idle | Value::Unchanged => None,
+            let looked = match value {
+                Value::Own(name) => self.own(name),
+                Value::Lookup(lookup) => self.find(lookup),
+                Value::Idle | Value::Unchanged => continue,
             };
-            if found.is_some() {
-                return found;
+            match looked {
+                Looked::Text(text) => return Some(text),
+                Looked::Score(score) => return Some(score.to_string().into_bytes().into()),
+                Looked::Nothing { .. } | Looked::Missing | Looked::Absent => {}
+                Looked::NotYet | Looked::Number(_) | Looked::Odd | Looked::NotJson | Looked::There => return None,
             }
         }
         None

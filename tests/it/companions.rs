@@ -365,8 +365,8 @@ for_each_server! {
             run(&mut client, &[&format!("SADD {set} c0")]).await;
         }
         let looked = edge.look(&[id(Layout::Json, "c0")]).await;
-        // The empty room and the empty tag: a capture takes at least one byte.
-        assert_eq!(prepared(&looked.found[0]).unwrap().skipped_companions(), 2);
+        // The list, which has no text; the empty room and the empty tag, for a capture takes at least one byte.
+        assert_eq!(prepared(&looked.found[0]).unwrap().skipped_companions(), 3);
         assert_eq!(outcomes(&edge.strike(&looked).await), expected([("c0", EVICTED)]));
         shows(&mut client, "KEYS *", &["room:x", "all"], "").await;
     }
@@ -507,6 +507,73 @@ for_each_server! {
         assert!(edge.evict(&ids[..1]).await.values().all(|outcome| *outcome == EVICTED));
     }
 
+    /// The field that on_evict sets may not be what a lookup judges the entry by.
+    async fn on_evict_leaves_a_time_that_is_looked_up(server: Server) {
+        let mut client = server.client().await;
+        let source = "keys = \"conn:{id}\"\nlast_ping = \"hget conn:{id} seen\"\non_evict = \"set seen away\"";
+        let edge = Edge::on(&server, source);
+        let stale = server_now(&mut client).await.millis() - OLD;
+        run(&mut client, &[&format!("HSET conn:a seen {stale}")]).await;
+        let found = edge.evict(&[EntryId::key(b"conn:a".as_slice())]).await;
+        assert_ne!(found["conn:a"], EVICTED);
+        shows(&mut client, "HGET conn:a seen", &[&stale.to_string()], "").await;
+    }
+
+    /// What an entry's keys hold is told by what becomes of them, too.
+    async fn on_evict_tells_what_the_keys_hold(server: Server) {
+        let mut client = server.client().await;
+        let stale = server_now(&mut client).await.millis() - OLD;
+        for (becomes, write, after, shown) in [
+            ("set state offline", "HSET conn:a state on", "HGET conn:a state", "offline"),
+            ("expire 5m", "SET conn:a x", "GET conn:a", "x"),
+        ] {
+            let source = format!("keys = \"conn:{{id}}\"\nlast_ping = \"hget beat:{{id}} at\"\non_evict = \"{becomes}\"");
+            let edge = Edge::on(&server, &source);
+            run(&mut client, &["FLUSHALL", write, &format!("HSET beat:a at {stale}")]).await;
+            let found = edge.evict(&[EntryId::key(b"conn:a".as_slice())]).await;
+            assert_eq!(found["conn:a"], EVICTED, "{becomes}");
+            shows(&mut client, after, &[shown], becomes).await;
+            assert_eq!(edge.survey().await.stale, 0, "{becomes}");
+        }
+    }
+
+    /// A condition sees what the companions before it wrote, whether Redis reads it or we.
+    async fn a_condition_sees_what_was_written_before_it(server: Server) {
+        let mut client = server.client().await;
+        for state in ["on", "off"] {
+            for (condition, done) in [("/s eq off", true), ("/s ne off", false), ("/s eq on", false), ("/t eq x", false)] {
+                let condition = format!("if hget room:{{id}} state json {condition} do SREM open {{id}}");
+                let wrote = "HSET room:{id} state \"{{\\\"s\\\":\\\"off\\\"}}\"";
+                let edge = Edge::on(&server, &with(Layout::Zset, &[wrote, &condition], ""));
+                let ids = put_aged(&mut client, Layout::Zset, &[OLD]).await;
+                run(&mut client, &[&format!("HSET room:c0 state {{\"s\":\"{state}\"}}"), "SADD open c0"]).await;
+                assert_eq!(edge.evict(&ids).await, expected([("c0", EVICTED)]), "{condition}");
+                shows(&mut client, "SISMEMBER open c0", &[if done { "0" } else { "1" }], &condition).await;
+                shows(&mut client, "HGET room:c0 state", &["{\"s\":\"off\"}"], &condition).await;
+            }
+        }
+    }
+
+    /// What is there and is no list of texts can't be done, and is counted.
+    async fn elements_without_a_text_are_counted(server: Server) {
+        let mut client = server.client().await;
+        let stale = server_now(&mut client).await.millis() - OLD;
+        let source = "hash = \"h\"\nlast_ping = \"get seen:{id}\"\ncompanions = [\"for-each {room} in json /rooms do SREM room:{room} {id}\"]";
+        let edge = Edge::on(&server, source);
+        for (value, left, skipped) in [
+            ("{\"rooms\":[\"a\",7]}", "b", 0), ("{}", "a 7 b", 0), ("{\"rooms\":null}", "a 7 b", 0),
+            ("{\"rooms\":[\"a\",{\"id\":\"b\"},null]}", "7 b", 1), ("{\"rooms\":\"a\"}", "a 7 b", 1), ("{\"rooms\":[\"a\"", "a 7 b", 1),
+        ] {
+            run(&mut client, &[&format!("HSET h x {value}"), &format!("SET seen:x {stale}"), "SADD room:a x", "SADD room:7 x", "SADD room:b x"]).await;
+            let looked = edge.look(&[EntryId::member(b"h".as_slice().into(), *b"x")]).await;
+            assert_eq!(prepared(&looked.found[0]).unwrap().skipped_companions(), skipped, "{value}");
+            assert_eq!(outcomes(&edge.strike(&looked).await), expected([("x", EVICTED)]), "{value}");
+            let rooms: Vec<String> = left.split(' ').map(|room| format!("room:{room}")).collect();
+            let rooms: Vec<&str> = rooms.iter().map(String::as_str).collect();
+            shows(&mut client, "KEYS room:*", &rooms, value).await;
+        }
+    }
+
     /// A field may be named after the key that it is in; one that turns out to be what the entry is judged by stays.
     async fn a_field_is_named_after_its_key(server: Server) {
         let mut client = server.client().await;
@@ -546,7 +613,7 @@ for_each_server! {
     async fn what_became_empty_was_absent(server: Server) {
         let mut client = server.client().await;
         for (companion, lets, write) in [
-            ("SREM of:{field:user} {id}", "", "HSET conn:c0 user"),
+            ("SREM of:{field:friend} {id}", "", "HSET conn:c0 friend"),
             ("SREM of:{user} {id}", "let.user = \"hget users {id}\"", "HSET users c0"),
             ("SREM of:{user} {id}", "let.user = \"get user:{id}\"", "SET user:c0"),
         ] {

@@ -177,6 +177,75 @@ for_each_server! {
     }
 }
 
+for_each_server! {
+    /// A number leads where it was written: an id of forty digits is no double.
+    async fn numbers_are_put_in_as_they_are_written(server: Server) {
+        let mut client = server.client().await;
+        let numbers = ["340282366920938463463374607431768211455", "18446744073709551616", "1.50", "-0", "7"];
+        let source = "hash = \"h\"\nlast_ping = \"get seen:{json:/u}\"\nunless = [\"sismember busy {json:/u}\", \"json /u eq 1.50\"]\n\
+                      companions = [\"SREM users {json:/u}\"]";
+        let edge = Edge::on(&server, source);
+        let (fresh, stale) = (ago(&mut client, 1).await, ago(&mut client, OLD).await);
+        for number in numbers {
+            run(&mut client, &[
+                &format!("HSET h {number} {{\"u\":{number}}}"),
+                &format!("SET seen:{number} {fresh}"),
+                &format!("SADD users {number}"),
+            ])
+            .await;
+        }
+        run(&mut client, &["SADD users 1.5 -0.0 0 3.402823669209385e38", "SADD busy 18446744073709551616"]).await;
+        let survey = edge.survey().await;
+        assert_eq!((survey.live(), survey.stale, survey.unreadable_total()), (5, 0, 0), "each by its own key");
+        for number in numbers {
+            run(&mut client, &[&format!("SET seen:{number} {stale}")]).await;
+        }
+        let found = edge.evict(&numbers.map(|number| member("h", number))).await;
+        for number in numbers {
+            let safe = ["1.50", "18446744073709551616"].contains(&number);
+            let outcome = if safe { Outcome::Protected } else { Outcome::Evicted };
+            assert_eq!(found[number], outcome, "{number}");
+        }
+        let left: BTreeSet<String> = ask(&mut client, "SMEMBERS users").await;
+        let others = ["1.5", "-0.0", "0", "3.402823669209385e38", "1.50", "18446744073709551616"];
+        assert_eq!(left, others.map(String::from).into());
+
+        // With an exponent it can be a time, and leads nowhere.
+        run(&mut client, &["FLUSHALL", "HSET h a {\"u\":1e3}", "SET seen:1e3 x", "SET seen:1000 x", "SET seen:1e+3 x"]).await;
+        let survey = edge.survey().await;
+        assert_eq!((survey.live(), survey.stale, survey.unreadable_total()), (0, 0, 1));
+        let edge = Edge::on(&server, "hash = \"h\"\nlast_ping = \"json /t\"\nformat = \"unix-ms\"");
+        run(&mut client, &["HSET h a {\"t\":1.7E12}", "HSET h b {\"t\":1.7e+12}"]).await;
+        let survey = edge.survey().await;
+        assert_eq!((survey.future, survey.stale, survey.unreadable_total()), (0, 2, 0));
+    }
+
+    /// A value of a `let` that can't be read is there: the next in the list does not stand for it.
+    async fn what_a_let_can_not_read_is_there(server: Server) {
+        let mut client = server.client().await;
+        let stale = ago(&mut client, OLD).await;
+        for value in ["{\"user\":{\"x\":1},\"old\":\"u\"}", "{\"user\":[],\"old\":\"u\"}", "{\"old\":\"u\""] {
+            for first in ["json /user", "get of:{id} json /user"] {
+                let lets = format!("let.user = [\"{first}\", \"json /old\"]\ncompanions = [\"SREM of:{{user}} {{id}}\"]");
+                let edge = Edge::on(&server, &format!("hash = \"h\"\nlast_ping = \"get seen:{{id}}\"\n{lets}"));
+                run(&mut client, &[&format!("HSET h a {value}"), &format!("SET of:a {value}"), "SADD of:u a", &format!("SET seen:a {stale}")]).await;
+                assert_eq!(edge.evict(&[member("h", "a")]).await, expected([("a", Outcome::Evicted)]), "{first}: {value}");
+                assert_eq!(ask::<u64>(&mut client, "SCARD of:u").await, 1, "{first}: {value}");
+            }
+        }
+    }
+
+    /// The members of a set may say themselves when they pinged.
+    async fn members_that_are_json_tell_their_own_times(server: Server) {
+        let mut client = server.client().await;
+        let edge = Edge::on(&server, "set = \"m\"\nlast_ping = \"json /t\"");
+        let (fresh, stale) = (ago(&mut client, 1).await, ago(&mut client, OLD).await);
+        run(&mut client, &[&format!("SADD m {{\"t\":{fresh}}} {{\"t\":{stale}}} x")]).await;
+        let survey = edge.survey().await;
+        assert_eq!((survey.live(), survey.stale, survey.unreadable_total()), (1, 1, 1));
+    }
+}
+
 // === idle and unchanged ===
 
 for_each_server! {
@@ -185,7 +254,7 @@ for_each_server! {
         let mut client = server.client().await;
         let edge = Edge::on(&server, "keys = \"turn:{id}\"\nlast_ping = \"idle\"\nthreshold = \"2s\"\nheartbeat_interval = \"400ms\"");
         run(&mut client, &["SET turn:a x", "HSET turn:b f x", "SADD turn:c x"]).await;
-        sleep(Duration::from_millis(3_200)).await;
+        sleep(Duration::from_millis(5_200)).await;
         run(&mut client, &["GET turn:a"]).await;
         for _ in 0..3 {
             let survey = edge.survey().await;
@@ -195,6 +264,24 @@ for_each_server! {
         run(&mut client, &["HGET turn:b f"]).await;
         let found = outcomes(&edge.strike(&looked).await);
         assert_eq!(found, expected([("turn:b", Outcome::Spared), ("turn:c", Outcome::Evicted)]));
+    }
+
+    /// Redis notes an access in whole seconds, and late: nobody is judged older than they are by that.
+    async fn idle_keys_are_never_older_than_their_last_use(server: Server) {
+        let mut client = server.client().await;
+        let edge = Edge::on(&server, "keys = \"turn:{id}\"\nlast_ping = \"idle\"");
+        let id = [EntryId::key(b"turn:a".as_slice())];
+        for pause in [0, 300, 1_900, 700, 1_100, 1_700] {
+            sleep(Duration::from_millis(pause)).await;
+            let used = server_now(&mut client).await;
+            run(&mut client, &["SET turn:a x"]).await;
+            for _ in 0..4 {
+                sleep(Duration::from_millis(270)).await;
+                let looked = edge.look(&id).await;
+                let [Found::Entry { judged: Ok((at, Unit::Idle)), .. }] = &looked.found[..] else { panic!("an idle time") };
+                assert!(*at >= used, "used at {used:?}, judged by {at:?}, {pause} ms after the use before");
+            }
+        }
     }
 
     /// Values that stand still go, those that change stay, and the first sight of a value is its beginning.

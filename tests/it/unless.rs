@@ -163,7 +163,11 @@ const CASES: [Case; 24] = [
     case("zscore z {id} eq 1700000000123456789", &["ZADD z 1 c0"], &["ZADD z 1700000000123456789 c0"]),
     case("zscore z {id} ne 5", &["ZADD z 5 c0 5.0 c1"], &["ZADD z 5.5 c0"]),
     case("zscore z {id} ne 5", &["ZADD z 5 c0 5 c1"], &["ZREM z c0"]),
-    json("get k:{id} json /s eq busy", &["SET k:c0 {\"s\":\"idle\"}", "SET k:c1 busy"], &["SET k:c0 {\"s\":\"busy\"}"]),
+    json(
+        "get k:{id} json /s eq busy",
+        &["SET k:c0 {\"s\":\"idle\"}", "SET k:c1 {\"t\":\"busy\"}"],
+        &["SET k:c0 {\"s\":\"busy\"}"],
+    ),
     json("get k:{id} json /s ne 1", &["SET k:c0 {\"s\":1}", "SET k:c1 {\"s\":\"1\"}"], &["DEL k:c0"]),
     json("hget h {id} json /a/0 eq true", &["HSET h c0 {\"a\":[false]}"], &["HSET h c0 {\"a\":[true]}"]),
     json("not hget h {id} json \"\" eq 5", &["HSET h c0 5 c1 \"5\""], &["HSET h c0 {}"]),
@@ -202,7 +206,38 @@ for_each_server! {
         let edge = Edge::on(&server, &unless(Layout::Strings, "get k:{id} json /s eq busy"));
         let ids = put_aged(&mut client, Layout::Strings, &[OLD; 3]).await;
         run(&mut client, &["SET k:c0 {\"s\":\"idle\"}", "SET k:c1 no-json"]).await;
-        assert_eq!(values(edge.evict(&ids).await), [Outcome::Evicted; 3]);
+        assert_eq!(values(edge.evict(&ids).await), [Outcome::Evicted, Outcome::Protected, Outcome::Evicted]);
+    }
+
+    /// Nobody knows what a text says that is no JSON, or holds a list where a text is asked for: it may be what protects.
+    async fn e9_what_can_not_be_read_protects(server: Server) {
+        let mut client = server.client().await;
+        let stale = server_now(&mut client).await.millis() - OLD;
+        let texts = [
+            ("{\"s\":\"busy\"}", true),
+            ("{\"s\":\"busy\",\"load\":NaN}", true),
+            ("{\"s\":\"busy\"", true),
+            ("{\"s\":[\"busy\"]}", true),
+            ("{\"s\":{}}", true),
+            ("{\"s\":\"idle\"}", false),
+            ("{\"s\":null}", false),
+            ("{}", false),
+        ];
+        for condition in ["get job:{id} json /s eq busy", "hget jobs {id} json /s eq busy", "json /s eq busy", "not json /s ne busy"] {
+            let source = format!("hash = \"h\"\nlast_ping = \"get seen:{{id}}\"\nunless = [\"{condition}\"]");
+            let edge = Edge::on(&server, &source);
+            for (text, safe) in texts {
+                run(&mut client, &[
+                    &format!("HSET h a {text}"), &format!("SET job:a {text}"), &format!("HSET jobs a {text}"),
+                    &format!("SET seen:a {stale}"),
+                ])
+                .await;
+                assert_eq!(edge.survey().await.protected, u64::from(safe), "{condition}: {text}");
+                let outcome = if safe { Outcome::Protected } else { Outcome::Evicted };
+                let ids = [EntryId::member(b"h".as_slice().into(), *b"a")];
+                assert_eq!(edge.evict(&ids).await, expected([("a", outcome)]), "{condition}: {text}");
+            }
+        }
     }
 
     /// The entry's own values are evidence: that they protect is seen in what was read, and a change spares.
