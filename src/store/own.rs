@@ -102,8 +102,8 @@ pub(super) enum Looked<'v> {
     Absent,
     Text(Cow<'v, [u8]>),
     Score(f64),
-    /// A number that has no text: a time, and no name.
-    Number(f64),
+    /// A number that has no text, as a double is spelt: a time, and no name.
+    Number(String),
     /// Present, but neither text nor number.
     Odd,
     NotJson,
@@ -131,7 +131,10 @@ pub(super) fn part_of<'v>(pointer: &Pointer, json: Option<&'v Json>) -> Looked<'
     match json.map(|json| pointer.find(json)) {
         None => Looked::NotJson,
         Some(None | Some(Json::Null)) => Looked::Absent,
-        Some(Some(Json::Number(number))) if has_exponent(number) => number.as_f64().map_or(Looked::Odd, Looked::Number),
+        Some(Some(Json::Number(number))) if has_exponent(number) => {
+            let spelt = number.as_f64().and_then(serde_json::Number::from_f64);
+            spelt.map_or(Looked::NotJson, |spelt| Looked::Number(spelt.to_string()))
+        }
         Some(Some(found)) => scalar(found).map_or(Looked::Odd, Looked::Text),
     }
 }
@@ -294,7 +297,7 @@ impl<'e> Facts<'e> {
                 match part_of(pointer, json.as_ref()) {
                     Looked::Text(text) => Looked::Text(text.into_owned().into()),
                     Looked::Absent => Looked::Absent,
-                    Looked::Number(number) => Looked::Number(number),
+                    Looked::Number(spelt) => Looked::Number(spelt),
                     Looked::Odd => Looked::Odd,
                     _ => Looked::NotJson,
                 }
@@ -390,7 +393,6 @@ impl<'e> Facts<'e> {
                 },
                 Value::Idle | Value::Unchanged => Looked::Absent,
             };
-            let digits;
             let (raw, text) = match &looked {
                 Looked::NotYet | Looked::Nothing { .. } | Looked::Absent => (Raw::Absent, None),
                 Looked::Missing => {
@@ -402,10 +404,7 @@ impl<'e> Facts<'e> {
                     continue;
                 }
                 Looked::Text(text) => (Raw::Text(text), Some(text.to_vec())),
-                Looked::Number(number) => {
-                    digits = number.to_string().into_bytes();
-                    (Raw::Text(&digits), Some(digits.clone()))
-                }
+                Looked::Number(spelt) => (Raw::Text(spelt.as_bytes()), Some(spelt.clone().into_bytes())),
                 Looked::Score(score) => (Raw::Score(*score), Some(score.to_bits().to_be_bytes().to_vec())),
                 Looked::Odd => (Raw::Odd, None),
                 Looked::NotJson => (NOT_JSON, None),
