@@ -109,7 +109,7 @@ notify of the spared@each_eviction_is_announced@store/evict.lua@s/if reply\[i \+
 notify what is left at first@what_is_left_is_counted@store/evict.lua@s/local remaining = entry.count and .*/remaining = remaining or redis.pcall(unpack(entry.count.words))/
 notify of what was not compared@what_is_told_is_evidence@store/own.rs@s/named.chain\(source.notify.iter\(\).flat_map\(Notification::refs\)\)/named/
 notify those of a lost reply are not counted@g18_a_lost_reply@store/evict.rs@s/if outcome == Outcome::Unknown \{/if false \&\& outcome == Outcome::Unknown {/
-notify beside a companion@a_stream_that_is_made_for_one@store/evict.rs@s/self.streams.extend.*//
+notify beside a companion@a_stream_is_parted_from@store/evict.rs@s/self.streams.extend.*//
 notify and hide failures@a_notification_that_fails@store/evict.rs@s/u64::from\(struck.failed.contains.*/0;/
 webhook a large outbox is read whole@an_outbox_is_read_in_bounds@store/outbox.lua@s/if room < 0 and #found > 0 then/if false then/
 webhook one that is refused keeps back the others@what_is_refused_for_what_it_says@webhook/post.rs@s/400 \| 409 \| 413 \| 422 => failed\(Failure::Unacceptable/422 => failed(Failure::Refused/
@@ -141,6 +141,12 @@ lookup a run leaves all it saw@missing_in_great_number@policy/timeless.rs@s/ages
 lookup a mass is not seen between runs@who_is_not_among@policy/timeless.rs@s/None if first => seen.lived = whole/None if first => seen.lived = false/
 lookup what stands elsewhere is no evidence@p1_a_ping_that_lands_elsewhere@store/evict.lua@s/in ipairs\(entry.elsewhere\) do/in ipairs({}) do/
 lookup where is not asked@where_keeps@store/own.rs@s/Filled::Known\(holds\) => holds,/Filled::Known(_) => true,/
+idle a key is as old as Redis says@idle_keys_are_never_older@store/own.rs@s/earliest.plus\(IDLE_IS_COARSE\)/earliest/
+E6 whose an entry is does not show later@e6_whose_an_entry@policy/watch.rs@s/candidate.group.or_else\(.*/known.group.clone();/
+E9 what can not be read does not protect@e9_what_can_not_be_read@store/condition.rs@s/unreadable_holds: true/unreadable_holds: false/
+E9 own JSON that can not be read does not protect@e9_what_can_not_be_read@store/condition.rs@s/text.is_some_and\(.text. \{/text.filter(|_| false).is_some_and(|text| {/
+lookup a let that can not be read is absent@what_a_let_can_not_read@store/own.rs@s/(Looked::NotJson \| Looked::There) => return None/\1 => {}/
+do on_evict overwrites a time@on_evict_leaves_a_time@store/own.rs@s/self.overwrites_its_time\(\) \|\| //
 idle a use in between is not seen@idle_keys_go@store/evict.lua@s/found >= least/true/
 E9 not asked in the script@e9_what_becomes_protected@store/evict.lua@s/^  if protection then/  if false then/
 E9 a fault is no doubt@e9_a_condition_on_a_key_of_another_type@store/evict.lua@s/doubt = doubt or state/doubt = nil/
@@ -162,14 +168,14 @@ p6 a shadow strikes@a_shadow_counts_once@reaper.rs@s/if self.settings.mode == Mo
 p7 it never strikes@p7_a_dead_entry@reaper.rs@s/(self.ledger.decide_source\(now\)).ok\(\)\?;/\1.err()?;/
 g18 a lost reply is an eviction@g18_a_lost_reply@store/evict.rs@s/if ran \{ Outcome::Unknown \}/if ran { Outcome::Evicted }/
 once a young server will do@g5_a_young_server@policy/continuity.rs@s/timing.threshold.saturating_sub\(server_uptime\)/Duration::ZERO.saturating_sub(server_uptime)/
-do a condition sees the entry that goes@if_never_sees_the_entry@store/own.rs@s/goes\(removal\) \|\| first.iter\(\).any\(goes\)/false \&\& (goes(removal) || first.iter().any(goes))/
+do a condition sees the entry that goes@if_never_sees_the_entry@store/own.rs@s/first.iter\(\).rev\(\).find_map/first.iter().take(0).rev().find_map/
 do lists are not compared@a_list_that_changed@store/evict.lua@s/return missing == 0/return true/@store/evict.lua@s/    if not known\[item\] then/    if false then/
 do any number of elements@max_fanout_is_exact@store/deeds.rs@s/elements.len\(\) > self.max_fanout/false/@store/deeds.rs@s/Some\(size\) if size > max/Some(size) if size > usize::MAX - 1/@store/deeds.rs@s/items.len\(\) > max/false/
 do a counter of any text@decr_ref_counts_down@store/evict.lua@s/found and not integer\(found\) and WRONG_TYPE/nil/
 do a hash may come in anybody's way@a_hash_that_comes_into_being@store/evict.lua@s/if kind == 'none' and clashes\(key, step.verb\) or kind/if kind/
 do what stands under an if needs no right@an_action_that_our_user_may_not@store/evict.lua@s/entry.deeds, entry.later, entry.notices/entry.deeds, entry.notices/
 do json is no evidence@if_json_is_evidence@store/evict.rs@s/self.unless.questions.iter\(\).chain\(read\)/self.unless.questions.iter().chain(read.take(0))/
-do what was left behind is stale again@on_evict@store/own.rs@s/Some\(value\) == said/false \&\& Some(value) == said/@store/mod.rs@s/is_ok_and\(.left. left <= time.as_millis/is_ok_and(|left| left > u128::MAX - 1 \&\& left <= time.as_millis/
+do what was left behind is stale again@on_evict@store/own.rs@s/Some\(value\) == self.said/false \&\& Some(value) == self.said/@store/mod.rs@s/is_ok_and\(.left. left <= time.as_millis/is_ok_and(|left| left > u128::MAX - 1 \&\& left <= time.as_millis/
 reload everything goes on@what_decides_otherwise@reaper.rs@s/if !self.decides_like\(&other\)/if false/
 reload everything begins anew@a_reload_goes_on@reaper.rs@s/if !self.decides_like\(&other\)/if true/
 reload the pace begins anew@another_rate_forgives@policy/pace.rs@s/^        self.rate.limit\(per_second\);/        self.rate = Rate::new(per_second);/
