@@ -291,8 +291,9 @@ impl Board {
         let told =
             changed.map(|(what, from, to)| format!("{what} changed from {from} to {to}, and that takes a restart"));
         let mut told: Vec<String> = told.collect();
+        let file_stays = self.file == config.audit.file;
         let evicts = run.mode == Mode::Evict && config.sources.iter().any(|source| !source.dry_run);
-        if evicts && config.audit.file.is_some() && !self.audit.is_kept() {
+        if evicts && file_stays && config.audit.file.is_some() && !self.audit.is_kept() {
             let what = "the audit record's file is opened at the start, and nothing was to be evicted then";
             told.push(format!("{what}: that a source evicts from now on takes a restart"));
         }
@@ -302,6 +303,7 @@ impl Board {
     /// The reapers of another configuration, going on where those before them were as far as they may.
     async fn take_over(&self, config: &Config, run: &Run, reapers: Vec<Reaper>) -> Vec<Reaper> {
         let before = self.generation();
+        let were: Vec<_> = reapers.iter().map(|reaper| Arc::clone(&reaper.store().source().name)).collect();
         let assembly = Assembly { links: before.links.clone(), reapers };
         let Assembly { links, reapers } = assembly.renewed(config, run, self.clock);
         let labels: Vec<SourceLabels> = reapers.iter().map(labels).collect();
@@ -319,6 +321,10 @@ impl Board {
         *self.generation.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&generation);
         info!(redis = %generation.links.endpoint(), "reloaded");
         introduce(config, &reapers);
+        let stays = |name: &Arc<str>| reapers.iter().any(|reaper| reaper.store().source().name == *name);
+        for source in were.iter().filter(|name| !stays(name)) {
+            warn!(source = &**source, "no longer configured: nothing of it is evicted from now on");
+        }
         for reaper in &reapers {
             let source = &*reaper.store().source().name;
             if reaper.continues() {

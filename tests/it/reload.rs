@@ -233,6 +233,8 @@ async fn sources_come_and_go() {
     scene.write(PLAIN);
     assert!(scene.reload().await);
     assert_eq!(scene.daemon.metric(of_more).await, None);
+    let said = scene.daemon.stderr();
+    assert!(said.contains("no longer configured: nothing of it is evicted from now on source=\"more\""), "{said}");
     let status: serde_json::Value = serde_json::from_str(&scene.daemon.get("/status").await.unwrap().body).unwrap();
     assert_eq!(status["sources"].as_array().map(Vec::len), Some(1), "{status}");
     assert_eq!(breaks(&scene.daemon, "first_contact").await, 1);
@@ -300,4 +302,15 @@ async fn nothing_goes_unrecorded_after_a_reload() {
     daemon.signal(Signal::HUP);
     eventually(SOON, async || daemon.stderr().contains("not reloaded")).await;
     assert!(daemon.stderr().contains("that a source evicts from now on takes a restart"), "{}", daemon.stderr());
+}
+
+/// Another file is one mistake, and said once.
+#[tokio::test]
+async fn another_audit_file_takes_a_restart() {
+    let scene = Scene::begin(Server::start(Kind::Redis).await, PLAIN).await;
+    scene.write(Written { top: "[audit]\nfile = \"/nowhere/audit.ndjson\"\n", ..PLAIN });
+    assert!(!scene.reload().await);
+    let said = scene.daemon.stderr();
+    assert!(said.contains("`file` in [audit] changed from none to /nowhere/audit.ndjson"), "{said}");
+    assert!(!said.contains("the audit record's file is opened at the start"), "{said}");
 }
