@@ -318,7 +318,7 @@ enum Command {
         /// For how long, at most 24h [default: 10m]
         #[arg(long = "for", value_name = "DURATION", value_parser = order_duration)]
         lasts: Option<Duration>,
-        /// Why; shown in the log and by `status`
+        /// Why; shown by `status`
         #[arg(long, value_name = "TEXT")]
         reason: String,
         #[command(flatten)]

@@ -415,7 +415,11 @@ fn label(index: usize, entries: &[Entry]) -> String {
 
 fn no_source() -> Problem {
     let mistake = Mistake::new("no source is configured").hint(
-        "look first, nothing is written:\
+        "a configuration names where the entries are (without --config it is /etc/presence-reaper/reaper.toml):\
+         \n    [[source]]\
+         \n    name = \"hub\"\
+         \n    zset = \"presence:online\"\
+         \n  look first, nothing is written:\
          \n    presence-reaper --dry-run --zset presence:online\
          \n    presence-reaper --dry-run --config reaper.toml",
     );

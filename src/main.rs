@@ -116,7 +116,14 @@ fn read_configuration(cli: &Cli) -> Result<Config, Vec<String>> {
     let file = match std::fs::read_to_string(path) {
         Ok(text) => Some(config::File { name: path.display().to_string(), text }),
         Err(error) if named.is_none() && error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(vec![format!("can't read the configuration file {}: {error}", path.display())]),
+        Err(error) => {
+            let hint = match error.kind() {
+                io::ErrorKind::PermissionDenied => "\n  hint: whoever runs presence-reaper has to be able to read it",
+                io::ErrorKind::NotFound => "\n  hint: name it by --config or PRESENCE_REAPER_CONFIG",
+                _ => "",
+            };
+            return Err(vec![format!("can't read the configuration file {}: {error}{hint}", path.display())]);
+        }
     };
     let credential = config::credential_of(&environment).filter(|path| path.exists());
     let inputs = config::Inputs { credential, ..cli.inputs(file, environment) };

@@ -34,7 +34,7 @@ const DESCRIPTION: [&str; 4] = [
 const ENVIRONMENT: [(&str, &str); 7] = [
     (
         "PRESENCE_REAPER_TABLE__KEY",
-        "A setting of [redis], [server], [log], [guard] or [lease], as in PRESENCE_REAPER_REDIS__URL. It outranks the \
+        "A setting of [redis], [server], [log], [audit], [guard] or [lease], as in PRESENCE_REAPER_REDIS__URL. It outranks the \
          file; a flag outranks it. An empty one counts as not set.",
     ),
     ("PRESENCE_REAPER_CONFIG", "The configuration, unless --config is given."),

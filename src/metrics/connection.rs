@@ -10,7 +10,11 @@ const LONGEST_WORD: usize = 64;
 
 pub(super) fn families(status: &Status) -> Vec<MetricFamily> {
     let mut families = vec![
-        gauge("presence_reaper_redis_up", "Whether the last request was answered.", f64::from(u8::from(status.up))),
+        gauge(
+            "presence_reaper_redis_up",
+            "Whether the last request was answered, and by a master.",
+            f64::from(u8::from(status.up)),
+        ),
         info(status),
         commands(status),
         failures(status),

@@ -696,7 +696,12 @@ impl Ledger {
         let unanswered = self.unanswered && older(self.last_look(), self.timing.look_interval() + heartbeat);
         (unseen || unanswered).then(|| Hold {
             state: State::Blind,
-            why: if unseen { "no survey has succeeded lately" } else { "redis has not been heard lately" }.into(),
+            why: if unseen {
+                "no survey has succeeded lately"
+            } else {
+                "no redis that is a master has been heard lately"
+            }
+            .into(),
             ends: None,
             ends_with: "a complete survey; then a grace, as after any break".into(),
         })

@@ -159,7 +159,7 @@ fn verdict(run: &Run<'_>, finding: &Finding) -> String {
     });
     let stale = plural(finding.stale(), "stale entry", "stale entries");
     match (finding.dry_run, finding.stale(), held) {
-        (_, 0, _) => format!("Nothing to evict from {name}{}.", protected(finding)),
+        (_, 0, _) => format!("Nothing to evict from {name}{}.", instead(finding)),
         (true, _, None) => {
             format!("A real run would evict {stale} from {name}, after a second look; this one wrote nothing.")
         }
@@ -180,10 +180,19 @@ fn given_up(finding: &Finding) -> String {
 }
 
 /// Why nothing goes that one would expect to go; nothing if there is no such thing.
-fn protected(finding: &Finding) -> String {
-    match finding.survey.as_ref().map_or(0, |survey| survey.protected) {
-        0 => String::new(),
-        count => format!(": {} protected by `unless`", plural(count, "stale entry is", "stale entries are")),
+/// Why there is nothing to evict, where that is no good news.
+fn instead(finding: &Finding) -> String {
+    let Some(survey) = &finding.survey else { return String::new() };
+    let there = survey.population() + survey.foreign;
+    match (survey.protected, survey.unreadable_total()) {
+        (0, _) if there == 0 => {
+            ": nothing is there. If that is no surprise all is well; else `check --connect` looks why".into()
+        }
+        (0, unreadable) if unreadable == there => {
+            ": none of its entries can be read; `check --connect` says what would fit".into()
+        }
+        (0, _) => String::new(),
+        (count, _) => format!(": {} protected by `unless`", plural(count, "stale entry is", "stale entries are")),
     }
 }
 

@@ -117,10 +117,12 @@ impl Kind {
     fn remedy(self) -> Option<&'static str> {
         match self {
             Self::Connect => Some("is it running there? see `url` in [redis] or --redis-url"),
-            Self::Auth => Some("see `username`, `password` and `password_file` in [redis]"),
+            Self::Auth => {
+                Some("see `username`, `password` and `password_file` in [redis]; by hand, --redis-password-file")
+            }
             Self::Tls => Some("see `ca_file`, `cert_file` and `server_name` in [redis]"),
             Self::Timeout => Some("the server is busy or stopped, or `response_timeout` in [redis] is too short"),
-            Self::ReadOnly => Some("redis must be a master that accepts writes"),
+            Self::ReadOnly => Some("redis must be a master that accepts writes: see `url` in [redis]"),
             Self::Permission => Some(
                 "the ACL user of [redis] needs this command and these keys: `check --connect` names all that it lacks",
             ),

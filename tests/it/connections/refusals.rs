@@ -324,19 +324,19 @@ for_each_server! {
                 "no password",
                 vec![url(&server, "")],
                 "connecting: redis at 127.0.0.1:<port>: NOAUTH Authentication required. (see `username`, `password` and \
-                 `password_file` in [redis])",
+                 `password_file` in [redis]; by hand, --redis-password-file)",
             ),
             (
                 "a wrong password",
                 vec![url(&server, ""), "--redis-password-file".into(), file.into()],
                 "connecting: redis at 127.0.0.1:<port>: WRONGPASS invalid username-password pair or user is disabled. (see \
-                 `username`, `password` and `password_file` in [redis])",
+                 `username`, `password` and `password_file` in [redis]; by hand, --redis-password-file)",
             ),
             (
                 "no password file",
                 vec![url(&server, ""), "--redis-password-file".into(), none],
                 "reading the password: redis at 127.0.0.1:<port>: <dir>/none can't be read: No such file or directory (os error 2) (see \
-                 `username`, `password` and `password_file` in [redis])",
+                 `username`, `password` and `password_file` in [redis]; by hand, --redis-password-file)",
             ),
         ];
         for (title, args, sentence) in table {
