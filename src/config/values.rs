@@ -167,6 +167,7 @@ pub(super) fn let_names(lets: &mut Table, captures: &[String], notes: &mut Notes
         let begins = name.chars().next().is_some_and(|c| c.is_ascii_lowercase());
         let mistake = if !begins || !name.chars().all(allowed) {
             Mistake::new("a name begins with a small letter and holds small letters, digits and `_`")
+                .hint("write let.user, for example")
         } else if RESERVED.contains(&name.as_str()) {
             Mistake::new(format!("`{{{name}}}` has a meaning of its own")).hint("give the value another name")
         } else if captures.contains(&name) {
@@ -226,7 +227,10 @@ pub(super) fn lets(
     let mut lets = Vec::new();
     for LetWritten { name, node } in written {
         let listed = table.texts(notes, &name, &node, true, |text| match Value::parse(text, scope)? {
-            Value::Idle | Value::Unchanged => Err(Mistake::new(format!("`{text}` is a time, and no value to name"))),
+            Value::Idle | Value::Unchanged => {
+                Err(Mistake::new(format!("`{text}` is a time, and no value to name"))
+                    .hint("write it as last_ping, alone"))
+            }
             Value::Lookup(lookup) if matches!(lookup.place, Place::Key(_)) => {
                 Err(Mistake::new("`exists` tells whether a key is there, and gives no value")
                     .hint("write get, hget or zscore; as a condition it may stand in `where` and `unless`"))
@@ -240,7 +244,8 @@ pub(super) fn lets(
             warn_of_wide_keys(value.key(), scope.id, text, place, &name, table, notes);
         }
         if listed.good.is_empty() && !listed.spoiled {
-            notes.mistake(&listed.place, &name, table, Mistake::new("the list is empty"));
+            let mistake = Mistake::new("the list is empty").hint("name a value, or leave the key out");
+            notes.mistake(&listed.place, &name, table, mistake);
         }
         let places = listed.place;
         lets.push((Let { name, values: listed.good.into_iter().map(|read| read.value.1).collect() }, places));

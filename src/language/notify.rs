@@ -176,7 +176,7 @@ impl Target {
     pub fn channel(text: &str, sharded: bool, names: &Names<'_>) -> Result<Self, Mistake> {
         let name = names.template(&words::one(text, "the channel")?)?;
         if name.parts().is_empty() {
-            return Err(Mistake::new("the channel is empty"));
+            return Err(Mistake::new("the channel is empty").hint("name it, as in publish = \"offline\""));
         }
         Ok(Self::Channel { name, sharded })
     }
@@ -362,7 +362,7 @@ impl Names<'_> {
                     }
                     Some(name) => {
                         let what = format!("`{{{name}}}` belongs in a payload, not in the name of a channel or stream");
-                        return Err(Mistake::new(what));
+                        return Err(Mistake::new(what).hint("write it into `payload`"));
                     }
                     None => Part::Ref(self.scope.resolve(braced).map_err(|mistake| guess(braced, mistake))?),
                 },
@@ -388,7 +388,8 @@ impl Names<'_> {
             return Ok(Span::Group(self.label()?.clone(), filter));
         }
         if filter != Filter::Plain {
-            return Err(Mistake::new(format!("`{{{special}}}` is plain text and takes no filter")));
+            return Err(Mistake::new(format!("`{{{special}}}` is plain text and takes no filter"))
+                .hint(format!("write `{{{special}}}`")));
         }
         let literal = |text: &str| Span::Literal(text.as_bytes().to_vec());
         Ok(match special {
@@ -400,7 +401,8 @@ impl Names<'_> {
             _ if self.scope.layout.is_some_and(Layout::is_of_keys) => {
                 return Err(Mistake::new(
                     "`{remaining}` counts what is left in the container, and here each entry is a key of its own",
-                ));
+                )
+                .hint("leave it out"));
             }
             _ => Span::Late(Late::Remaining),
         })

@@ -53,7 +53,8 @@ impl Pattern {
                     }
                     if let Some(name) = &name {
                         if names.contains(name) {
-                            return Err(Mistake::new(format!("the capture `{{{name}}}` occurs twice")));
+                            return Err(Mistake::new(format!("the capture `{{{name}}}` occurs twice"))
+                                .hint("give one of the two another name, or write `{_}`"));
                         }
                         names.push(name.clone());
                     }
@@ -237,7 +238,8 @@ fn capture(braced: &[u8]) -> Result<(Option<String>, bool), Mistake> {
         ));
     }
     if TAKEN.contains(&name.as_str()) {
-        return Err(Mistake::new(format!("a capture cannot be named `{name}`: templates mean something else by it")));
+        return Err(Mistake::new(format!("a capture cannot be named `{name}`: templates mean something else by it"))
+            .hint("give it another name, or write `{_}`"));
     }
     Ok((Some(name), longest))
 }

@@ -248,7 +248,8 @@ impl Container {
     pub fn pattern(kind: Kind, text: &str) -> Result<Pattern, Mistake> {
         let pattern = Pattern::parse(text, if kind == Kind::Keys { "the pattern" } else { "the key" })?;
         if pattern.literal_prefix().starts_with(OWN_PREFIX) {
-            return Err(Mistake::new("keys under `presence-reaper:` are the reaper's own, and hold no entries"));
+            return Err(Mistake::new("keys under `presence-reaper:` are the reaper's own, and hold no entries")
+                .hint("name the key that the hub writes"));
         }
         match (kind, pattern.literal()) {
             (Kind::Zset | Kind::Hash | Kind::Set, Some(_)) => Ok(pattern),

@@ -40,7 +40,9 @@ pub fn one(text: &str, of: &str) -> Result<Vec<u8>, Mistake> {
     let words = split(text)?;
     match <[Vec<u8>; 1]>::try_from(words) {
         Ok([word]) => Ok(word),
-        Err(words) if words.is_empty() => Err(Mistake::new(format!("{of} is empty"))),
+        Err(words) if words.is_empty() => {
+            Err(Mistake::new(format!("{of} is empty")).hint("name it as the hub writes it"))
+        }
         Err(words) => {
             Err(Mistake::new(format!("{of} is one word, and `{}` are {}", shown(text.as_bytes()), words.len()))
                 .hint("put what holds blanks in double quotes inside the string: '\"two words\"'"))
@@ -54,7 +56,10 @@ fn is_blank(byte: &u8) -> bool {
 
 /// The word up to the closing quote, and what stands after it.
 fn quoted(text: &[u8]) -> Result<(Vec<u8>, &[u8]), Mistake> {
-    let unclosed = || Mistake::new("a word's opening `\"` has no closing one");
+    let unclosed = || {
+        Mistake::new("a word's opening `\"` has no closing one")
+            .hint("close it, or write a word that begins with a quote as \"\\\"…\"")
+    };
     let mut word = Vec::new();
     let mut rest = text;
     loop {
