@@ -201,7 +201,8 @@ for_each_server! {
 
         assert!(surveys.iter().all(|surveyed| surveyed.as_ref().is_ok_and(|surveyed| surveyed.survey.stale == 50)));
         assert!(looks.iter().all(|looked| looked.as_ref().is_ok_and(|looked| looked.found.len() == 50)));
-        assert_eq!(edge.link.status().connections_opened, opened);
+        // The last of the impatient may have been given up in the middle, and its connection with it.
+        assert!(edge.link.status().connections_opened <= opened + 1, "{:?}", edge.link.status());
     }
 
     /// What a scrape shows of the server.
