@@ -31,6 +31,11 @@ fn lines_of(path: &Path) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
 }
 
+/// A source, and the stream of the audit record, for which its user needs rights.
+fn recorded(source: &str, stream: &str) -> String {
+    format!("{source}\n[audit]\nstream = \"{stream}\"")
+}
+
 /// The lines in a stream.
 async fn lines_in(client: &mut MultiplexedConnection, key: &str) -> Vec<Value> {
     let read: Vec<(String, BTreeMap<String, String>)> = ask(client, &format!("XRANGE {key} - +")).await;
@@ -178,7 +183,7 @@ for_each_server! {
             run(&mut client, &["FLUSHALL"]).await;
             let proxy = Proxy::start(server.port()).await;
             let text = "connect_timeout = \"5s\"\nresponse_timeout = \"500ms\"";
-            let edge = Edge::dialling(&format!("url = \"{}\"\n{text}", proxy.url()), source(Layout::Zset));
+            let edge = Edge::dialling(&format!("url = \"{}\"\n{text}", proxy.url()), &recorded(source(Layout::Zset), STREAM));
             let stream = Stream { key: STREAM.as_bytes().into(), maxlen: 100 };
             let store = edge.store.clone().recording(Arc::new(Recorder::new(Some(stream), true)));
             let ids_of = put_aged(&mut client, Layout::Zset, &[600_000; 3]).await;
@@ -199,7 +204,7 @@ for_each_server! {
         let mut client = server.client().await;
         let more = "companions = [\"SREM conns {id}\", \"if exists rooms do SREM rooms {id}\", \
                     \"if not exists rooms do SREM none {id}\", \"UNLINK gone:{id}\"]";
-        let edge = Edge::on(&server, &format!("{}\n{more}", source(Layout::Zset)));
+        let edge = Edge::on(&server, &recorded(&format!("{}\n{more}", source(Layout::Zset)), STREAM));
         let stream = Stream { key: STREAM.as_bytes().into(), maxlen: 100 };
         let store = edge.store.clone().recording(Arc::new(Recorder::new(Some(stream), true)));
         run(&mut client, &["SADD rooms c0 c1"]).await;
@@ -218,7 +223,8 @@ for_each_server! {
     /// What an id spells must not empty the record.
     async fn no_companion_reaches_the_stream(server: Server) {
         let mut client = server.client().await;
-        let edge = Edge::on(&server, &format!("{}\ncompanions = [\"UNLINK gone:{{id}}\"]", source(Layout::Zset)));
+        let source = format!("{}\ncompanions = [\"UNLINK gone:{{id}}\"]", source(Layout::Zset));
+        let edge = Edge::on(&server, &recorded(&source, "gone:c1"));
         let stream = Stream { key: b"gone:c1".as_slice().into(), maxlen: 100 };
         let store = edge.store.clone().recording(Arc::new(Recorder::new(Some(stream), false)));
         let looked = edge.look(&put_aged(&mut client, Layout::Zset, &[600_000; 2]).await).await;
